@@ -1,0 +1,1 @@
+"""What enters: readers, splits, tiles, synthetic smears, the loader and its augmentation."""

@@ -1,0 +1,1 @@
+"""The network: tiers, fusion, mask decoder, discriminator, losses and the gate."""

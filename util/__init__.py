@@ -1,0 +1,1 @@
+"""What serves every part: errors, checkpoints, metrics, figures, the report, the live view."""
