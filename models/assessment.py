@@ -1,0 +1,221 @@
+"""From a trained network and labelled smears to predictions, masks, metrics and the page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+from models.inference import Prediction
+from models.network import HEAD_KEYS
+from util.metrics import SegmentationScore, classification_metrics
+from util.report import ImageRow, overlay_image, save_thumbnail
+from util.results import save_mask
+
+WAITING_IMAGES = 64  # pictures handed to the writers and not yet written; bounds memory
+
+
+class Smear(Protocol):
+    """What is known of an image to be judged; the readers' records are such."""
+
+    @property
+    def name(self) -> str:
+        """Its name in every output."""
+
+    @property
+    def label(self) -> int | None:
+        """0 Healthy, 1 Anemic, None unknown."""
+
+    @property
+    def severity(self) -> str | None:
+        """Mild, Chronic, or None."""
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """One image as the files hold it.
+
+    Attributes:
+        rgb: (H, W, 3) uint8.
+        true_mask: (H, W) bool, or None where there is none.
+        stand_in: (H, W) bool, Otsu's mask, for a network that draws none; else None.
+    """
+
+    rgb: np.ndarray
+    true_mask: np.ndarray | None
+    stand_in: np.ndarray | None
+
+
+@dataclass
+class SideResult:
+    """What the network says of one side of the split.
+
+    Attributes:
+        smears: the images, in order.
+        groups: the group of each.
+        probability: (N, 4), Tier-I, II, III, Global: the chance of Anemic.
+    """
+
+    smears: Sequence[Smear]
+    groups: Sequence[str]
+    probability: np.ndarray
+
+    def metrics(self, *, resamples: int, seed: int) -> dict[str, Any]:
+        """Metrics by head over the images whose class is known; a head maps to null where none is."""
+        known = [i for i, smear in enumerate(self.smears) if smear.label is not None]
+        if not known:
+            return {}
+        labels = np.array([self.smears[i].label for i in known])
+        groups = [self.groups[i] for i in known]
+        return {
+            head: classification_metrics(labels, self.probability[known, k], groups, resamples=resamples, seed=seed)
+            for k, head in enumerate(HEAD_KEYS)
+        }
+
+    def prediction_rows(self, split: str) -> Iterator[dict[str, Any]]:
+        """Rows of predictions.csv."""
+        for smear, group, chance in zip(self.smears, self.groups, self.probability.tolist(), strict=True):
+            yield {
+                "image": smear.name,
+                "prob_anemic": chance[3],
+                **{f"prob_anemic_tier{t}": chance[t - 1] for t in (1, 2, 3)},
+                "label_pred": int(chance[3] > 0.5),
+                "label_true": smear.label,
+                "severity_true": smear.severity,
+                "group": group,
+                "split": split,
+            }
+
+
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    """Softmax over Healthy and Anemic of logits (N, K): the chance of Anemic, float64."""
+    return 1.0 / (1.0 + np.exp(-logits.astype(np.float64)))
+
+
+def at_own_size(probability: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Resize a mask probability (S, S) in [0, 1] to an image's own size and threshold it: (height, width) bool."""
+    plane = Image.fromarray(probability.astype(np.float32))
+    return np.asarray(plane.resize((width, height), Image.Resampling.BILINEAR)) > 0.5
+
+
+@dataclass(frozen=True)
+class PicturePaths:
+    """Where the files of one image lie, relative to the results folder."""
+
+    stem: str
+
+    def mask(self) -> str:
+        """The predicted mask at the input's own size."""
+        return f"masks/{self.stem}.png"
+
+    def thumbnail(self, kind: str) -> str:
+        """A small picture for the page."""
+        return f"images/{self.stem}_{kind}.jpg"
+
+
+class PictureWriter:
+    """Writes masks and the page's pictures of a side, in threads, and scores the masks.
+
+    Args:
+        folder: the results folder.
+        smears: the images of the side, in the order of the predictions' indices.
+        groups: the group of each.
+        stems: the name of each image's files, without the ending (see ``util.results.output_stems``).
+        read: gives an image's pixels.
+        true_mask_seen: the binary stream saw the true masks.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        smears: Sequence[Smear],
+        groups: Sequence[str],
+        stems: dict[str, str],
+        read: Callable[[int], Pixels],
+    ) -> None:
+        self.folder, self.smears, self.groups, self.stems, self.read = folder, smears, groups, stems, read
+        self.dice: dict[int, float] = {}
+        self._sums: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self.score = SegmentationScore()
+
+    def write(self, predictions: Iterable[Prediction]) -> Iterator[Prediction]:
+        """Pass predictions on, writing the pictures of each image beside it.
+
+        Raises:
+            UserError: a file cannot be read or written.
+        """
+        waiting: list[Future[None]] = []
+        with ThreadPoolExecutor() as pool:
+            for prediction in predictions:
+                masks = prediction.mask_probability[:, 0].cpu().numpy()
+                for index, mask in zip(prediction.batch.index.tolist(), masks, strict=True):
+                    waiting.append(pool.submit(self._write_one, index, mask))
+                while len(waiting) > WAITING_IMAGES:
+                    waiting.pop(0).result()
+                yield prediction
+            for job in waiting:
+                job.result()
+
+    def _write_one(self, index: int, probability: np.ndarray) -> None:
+        pixels, paths = self.read(index), PicturePaths(self.stems[self.smears[index].name])
+        height, width = pixels.rgb.shape[:2]
+        predicted = pixels.stand_in if pixels.stand_in is not None else at_own_size(probability, width, height)
+        for path in (paths.mask(), paths.thumbnail("smear")):
+            (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
+        save_mask(self.folder / paths.mask(), predicted)
+        self._save_thumbnails(pixels, predicted, paths)
+        if pixels.true_mask is not None:
+            # Each thread writes its own key; the score is summed in image order afterwards, so it never varies.
+            self.dice[index] = SegmentationScore().update(predicted, pixels.true_mask)
+            self._sums[index] = (np.packbits(predicted), np.packbits(pixels.true_mask))
+
+    def _save_thumbnails(self, pixels: Pixels, predicted: np.ndarray, paths: PicturePaths) -> None:
+        pictures = {
+            "smear": pixels.rgb,
+            "predicted": _grey(predicted),
+            "overlay": overlay_image(pixels.rgb, predicted, pixels.true_mask),
+        }
+        if pixels.true_mask is not None:
+            pictures["true"] = _grey(pixels.true_mask)
+        for kind, picture in pictures.items():
+            save_thumbnail(self.folder / paths.thumbnail(kind), picture)
+
+    def segmentation(self, *, resamples: int, seed: int) -> dict[str, Any] | None:
+        """Dice and IoU over the images with a true mask, or None where there is none."""
+        if not self._sums:
+            return None
+        for index in sorted(self._sums):
+            predicted, true = (np.unpackbits(bits).astype(bool) for bits in self._sums[index])
+            self.score.update(predicted, true, self.groups[index])
+        return self.score.result(resamples=resamples, seed=seed)
+
+    def image_rows(self, result: SideResult, split: str) -> list[ImageRow]:
+        """The page's rows."""
+        rows = []
+        for index, (smear, chance) in enumerate(zip(self.smears, result.probability.tolist(), strict=True)):
+            paths = PicturePaths(self.stems[smear.name])
+            rows.append(
+                ImageRow(
+                    name=smear.name,
+                    split=split,
+                    group=self.groups[index],
+                    label_true=smear.label,
+                    label_pred=int(chance[3] > 0.5),
+                    prob=dict(zip(HEAD_KEYS, chance, strict=True)),
+                    dice=self.dice.get(index),
+                    smear=paths.thumbnail("smear"),
+                    true_mask=paths.thumbnail("true") if index in self.dice else None,
+                    predicted_mask=paths.thumbnail("predicted"),
+                    overlay=paths.thumbnail("overlay"),
+                )
+            )
+        return rows
+
+
+def _grey(mask: np.ndarray) -> np.ndarray:
+    return np.repeat(mask[..., None].astype(np.uint8) * 255, 3, axis=2)

@@ -1,0 +1,237 @@
+"""The three-tier network: two streams, three tiers, a head each, their fusion and the mask decoder."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.backbones import (
+    BINARY,
+    BINARY_THIN,
+    STANDARD,
+    THIN,
+    BackboneSizes,
+    DenseNetPyramid,
+    EfficientNetPyramid,
+    PyramidMerge,
+    ShuffleNetPyramid,
+)
+from models.decoder import MaskDecoder
+
+TIERS = 3
+TIER_CHANNELS = (64, 128, 256)
+TIER_BACKBONES = (DenseNetPyramid, EfficientNetPyramid, ShuffleNetPyramid)
+TIER_NAMES = ("DenseNet", "EfficientNet", "ShuffleNet")
+TIER_KEYS = ("tier1", "tier2", "tier3")
+HEAD_KEYS = (*TIER_KEYS, "global")
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Widths of the whole network."""
+
+    rgb: BackboneSizes
+    binary: BackboneSizes
+    decoder_width: int
+    discriminator_width: int
+
+
+PRESETS = {"full": Preset(STANDARD, BINARY, 16, 64), "small": Preset(THIN, BINARY_THIN, 8, 16)}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a checkpoint must say for its network to be built again.
+
+    Attributes:
+        preset: "full" or "small".
+        fine_size: side of the square input in pixels.
+        dropout: before each head.
+    """
+
+    preset: str = "full"
+    fine_size: int = 300
+    dropout: float = 0.2
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain types, for a checkpoint."""
+        return asdict(self)
+
+
+def tier_sizes(fine_size: int) -> tuple[int, int, int]:
+    """Sides of the three tiers' maps: 200, 100 and 10 at the published input of 300; other inputs scale."""
+    return round(fine_size * 2 / 3), round(fine_size / 3), math.ceil(fine_size / 32)
+
+
+@dataclass
+class TierOutput:
+    """What a tier hands on.
+
+    Attributes:
+        map: (B, channels, side, side), the published output of the tier.
+        pooled: (B, channels), its average over space.
+        difference: (B,), what the tier adds to the logit of the tier before.
+    """
+
+    map: Tensor
+    pooled: Tensor
+    difference: Tensor
+
+
+class Tier(nn.Module):
+    """One tier: the RGB stream's backbone, the binary stream's, their fusion into one map, and a head."""
+
+    def __init__(self, index: int, preset: Preset, fine_size: int, dropout: float) -> None:
+        super().__init__()
+        backbone = TIER_BACKBONES[index]
+        channels, coarse = TIER_CHANNELS[index], index == TIERS - 1
+        side = tier_sizes(fine_size)[index]
+        self.size = (side, side)
+        self.rgb = backbone(3, preset.rgb, TIER_CHANNELS[index - 1] if index else 0)
+        self.binary = backbone(1, preset.binary)
+        self.merge_rgb = PyramidMerge(self.rgb.channels, channels, coarse=coarse)
+        self.merge_binary = PyramidMerge(self.binary.channels, channels // 4, coarse=coarse)
+        self.enter_binary = nn.Conv2d(channels // 4, channels, kernel_size=1, bias=False)
+        nn.init.zeros_(self.enter_binary.weight)  # the tier begins as its RGB backbone alone
+        self.smooth = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(inplace=True),
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(self.rgb.channels[-1] + channels, 1)
+        nn.init.zeros_(self.head.weight)  # the tier begins with the verdict of the tier before
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, pyramid: list[Tensor], binary: Tensor) -> TierOutput:
+        """Fuse the RGB stream's features with the binary stream's view of the mask (B, 1, H, W)."""
+        merged = self.merge_rgb(pyramid, self.size)
+        merged = merged + self.enter_binary(self.merge_binary(self.binary(binary), self.size))
+        if merged.shape[-2:] != self.size:
+            merged = functional.interpolate(merged, size=self.size, mode="bilinear", align_corners=False)
+        fused = self.smooth(merged)
+        pooled = fused.mean(dim=(2, 3))
+        features = torch.cat([pyramid[-1].mean(dim=(2, 3)), pooled], dim=1)
+        return TierOutput(fused, pooled, self.head(self.dropout(features)).squeeze(1))
+
+
+@dataclass
+class NetworkOutput:
+    """What the network says of a batch.
+
+    Attributes:
+        logits: (B, 4), Tier-I, II, III and Global; positive means Anemic. A tier that is not open repeats the one before.
+        mask_logit: (B, 1, H, W), positive means red blood cell.
+        maps: the open tiers' maps.
+    """
+
+    logits: Tensor
+    mask_logit: Tensor
+    maps: list[Tensor]
+
+    @property
+    def mask_probability(self) -> Tensor:
+        """(B, 1, H, W) in float32."""
+        return self.mask_logit.float().sigmoid()
+
+
+class ThreeTierDCFNet(nn.Module):
+    """DenseNet, EfficientNet and ShuffleNet tiers on a smear and its mask, opened one after the other.
+
+    A head's logit is that of the softmax over Healthy and Anemic: softmax([0, z])[1] equals sigmoid(z).
+
+    Args:
+        architecture: preset, input size and dropout.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.architecture = architecture
+        preset = PRESETS[architecture.preset]
+        self.tiers = nn.ModuleList(Tier(i, preset, architecture.fine_size, architecture.dropout) for i in range(TIERS))
+        self.decoder = MaskDecoder(self.tiers[0].rgb.channels, preset.decoder_width)
+        self.fusion_weights = nn.Parameter(torch.zeros(TIERS))
+        self.fusion_head = nn.Linear(sum(TIER_CHANNELS), 1)
+        nn.init.zeros_(self.fusion_head.weight)
+        nn.init.zeros_(self.fusion_head.bias)
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
+        self.open_tiers = 1
+        self.draws_masks = True
+
+    def open(self, tiers: int) -> None:
+        """Open the first ``tiers`` tiers: the last of them trains, those before it are frozen."""
+        self.open_tiers = tiers
+        for index, tier in enumerate(self.tiers):
+            tier.requires_grad_(not self._is_frozen(index))
+        self.train(self.training)
+
+    def rest_decoder(self) -> None:
+        """Draw no masks: for a network that never saw a true one, whose binary stream sees the given masks only."""
+        self.draws_masks = False
+        self.decoder.requires_grad_(False)
+
+    def _is_frozen(self, index: int) -> bool:
+        return index < self.open_tiers - 1
+
+    def train(self, mode: bool = True) -> ThreeTierDCFNet:
+        """Set training mode; frozen tiers stay in evaluation, so that their batch statistics do not drift."""
+        super().train(mode)
+        for index, tier in enumerate(self.tiers):
+            if self._is_frozen(index):
+                tier.eval()
+        return self
+
+    def _gradient(self, index: int) -> contextlib.AbstractContextManager[object]:
+        return torch.no_grad() if self._is_frozen(index) else contextlib.nullcontext()
+
+    def forward(self, rgb: Tensor, given_mask: Tensor, see_given: Tensor) -> NetworkOutput:
+        """Judge a batch and draw its masks.
+
+        Args:
+            rgb: smears (B, 3, H, W) in [0, 1].
+            given_mask: true masks or stand-ins (B, 1, H, W) in [0, 1].
+            see_given: (B,) bool, True where the binary stream sees the given mask, False where the predicted one.
+        """
+        image = (rgb - self.mean) / self.std
+        with self._gradient(0):
+            pyramid = self.tiers[0].rgb(image)
+        if self.draws_masks:
+            mask_logit = self.decoder(image, pyramid)
+            binary = torch.where(see_given.view(-1, 1, 1, 1), given_mask, mask_logit.detach().float().sigmoid())
+        else:
+            mask_logit, binary = torch.zeros_like(given_mask), given_mask
+        outputs = self._run_tiers(image, binary, pyramid)
+        return NetworkOutput(self._logits(outputs), mask_logit, [output.map for output in outputs])
+
+    def _run_tiers(self, image: Tensor, binary: Tensor, pyramid: list[Tensor]) -> list[TierOutput]:
+        outputs: list[TierOutput] = []
+        for index in range(self.open_tiers):
+            tier = self.tiers[index]
+            with self._gradient(index):
+                features = pyramid if index == 0 else tier.rgb(image, outputs[-1].map)
+                outputs.append(tier(features, binary))
+        return outputs
+
+    def _logits(self, outputs: list[TierOutput]) -> Tensor:
+        """Tier logits as running sums of differences, and Global: their weighted mean plus the fused features' say."""
+        logits: list[Tensor] = []
+        for output in outputs:
+            before = logits[-1].detach() if logits else torch.zeros_like(output.difference)
+            logits.append(before + output.difference)
+        weights = self.fusion_weights[: len(logits)].softmax(dim=0)
+        closed = [outputs[0].pooled.new_zeros(len(outputs[0].pooled), c) for c in TIER_CHANNELS[len(outputs) :]]
+        fused = torch.cat([*(output.pooled for output in outputs), *closed], dim=1)
+        fused_logit = (torch.stack(logits, dim=1) * weights).sum(dim=1) + self.fusion_head(fused).squeeze(1)
+        tier_logits = logits + [logits[-1]] * (TIERS - len(logits))
+        return torch.stack([*tier_logits, fused_logit], dim=1).float()

@@ -1,0 +1,233 @@
+"""A training run as a whole: epochs, gate, what is written, and going on where it stopped."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from models.gate import STOP, Gate, GateDecision
+from models.inference import SmearBatch, predict
+from models.network import HEAD_KEYS, TIER_KEYS
+from models.trainer import EpochTotals, Evaluation, Trainer
+from util.checkpoint import load_checkpoint, load_weights, save_checkpoint
+from util.console import ROMAN
+from util.errors import UserError
+from util.files import atomic_write
+from util.runlog import BEST, LATEST, RunFolder, plain
+
+
+class EpochBatches(Protocol):
+    """Batches that differ by epoch."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch (0-based) of the next iteration."""
+
+    def __iter__(self) -> Iterator[SmearBatch]:
+        """Give the epoch's batches."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+
+class TrainingSession:
+    """Runs epochs, asks the gate, writes logs and checkpoints.
+
+    Args:
+        trainer: what learns.
+        gate: what decides when the next tier opens.
+        folder: where the run lives.
+        facts: plain data that every checkpoint carries (options, data, weights that the tiers started from).
+        save_every: also keep the weights of every n-th epoch; 0 keeps latest and best.
+        stop_when_open: end the run once the third gate has opened.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        gate: Gate,
+        folder: RunFolder,
+        facts: Mapping[str, Any],
+        *,
+        save_every: int = 0,
+        stop_when_open: bool = False,
+    ) -> None:
+        self.trainer, self.gate, self.folder, self.facts = trainer, gate, folder, facts
+        self.save_every, self.stop_when_open = save_every, stop_when_open
+        self.done = 0
+        self.best: dict[str, Any] = {"score": None, "epoch": None}
+        self.stopped = False
+
+    def resume(self) -> None:
+        """Restore the last saved state; logs of an epoch that was not saved are cut.
+
+        Raises:
+            UserError: the state is missing, damaged, or of another architecture.
+        """
+        state = load_checkpoint(self.folder.state)
+        architecture = self.trainer.network.architecture.as_dict()
+        if state["architecture"] != architecture:
+            raise UserError(
+                f"{self.folder.state} is of another architecture",
+                expected=str(architecture),
+                found=str(state["architecture"]),
+                remedy="go on with the options the run was begun with (--preset, --fineSize, --dropout)",
+            )
+        load_weights(self.trainer.network, state["trainer"]["network"], self.folder.state)
+        self.trainer.load_state(state["trainer"])
+        self.gate.load_state(state["gate"])
+        self.done, self.best = int(state["epoch"]), state["best"]
+        self.folder.cut_logs(self.done)
+
+    def epochs(self) -> Iterator[int]:
+        """The epochs (0-based) that remain; ends early when a gate stops the run or all are open and that was asked."""
+        total = self.trainer.settings.epochs
+        while self.done < total and not self.stopped:
+            if self.stop_when_open and self.gate.all_open:
+                return
+            yield self.done
+
+    def run_epoch(
+        self,
+        epoch: int,
+        train: EpochBatches,
+        val: Iterable[SmearBatch],
+        after_step: Callable[[EpochTotals], None] | None = None,
+    ) -> tuple[dict[str, Any], GateDecision]:
+        """Train and validate one epoch (0-based), ask the gate, log and save.
+
+        Returns:
+            The epoch's record (a line of metrics.jsonl) and the gate's decision.
+
+        Raises:
+            UserError: the loss is no longer finite, or a file cannot be written.
+        """
+        begun, tier = time.perf_counter(), self.gate.tier
+        rate = self.trainer.set_learning_rate(epoch)
+        train.set_epoch(epoch)
+        learned = self._learn(train, epoch, after_step)
+        evaluation = self.trainer.evaluate(val)
+        self.trainer.note_decoder(learned["dice"] if evaluation.dice is None else evaluation.dice)
+        record = {
+            "epoch": epoch + 1,
+            "tier": tier,
+            "lr": rate,
+            "seconds": time.perf_counter() - begun,
+            "train": learned,
+            "val": self._describe(evaluation),
+        }
+        decision = self._ask_gate(epoch + 1, record)
+        self._write(record, decision, evaluation)
+        return record, decision
+
+    def finish(self, seconds: float) -> bool:
+        """Say how the run ended and note it in finished.json.
+
+        Returns:
+            False where a gate stopped the run, True otherwise.
+        """
+        print(f"{'stopped' if self.stopped else 'finished'} after {self.done} epochs, {seconds:.1f} s")
+        for tier, how in self.gate.summary().items():
+            print(f"  gate {ROMAN[tier]}: {how['how']}" + (f" in epoch {how['epoch']}" if how["epoch"] else ""))
+        print(f"  best validation in epoch {self.best['epoch']}; weights in {self.folder.folder}", flush=True)
+        if not self.stopped:
+            content = {"epochs": self.done, "seconds": seconds, "gates": self.gate.summary(), "best": self.best}
+            atomic_write(self.folder.finished, json.dumps(plain(content), indent=1) + "\n")
+        return not self.stopped
+
+    def examples(self, batches: Iterable[SmearBatch], count: int = 8) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+        """The first images of a split with true and predicted masks, for the live view.
+
+        Returns:
+            smears (n, H, W, 3) uint8, true masks (n, H, W) bool or None where none has one, predicted (n, H, W) float.
+        """
+        network, device = self.trainer.network, self.trainer.device
+        first = next(iter(predict(network, batches, device, use_stand_in=self.trainer.uses_stand_in)))
+        batch = first.batch
+        smears = (batch.rgb[:count].permute(0, 2, 3, 1) * 255).round().to(torch.uint8).cpu().numpy()
+        true = batch.mask[:count, 0].bool().cpu().numpy() if bool(batch.has_mask[:count].any()) else None
+        return smears, true, first.mask_probability[:count, 0].cpu().numpy()
+
+    def _learn(
+        self, train: EpochBatches, epoch: int, after_step: Callable[[EpochTotals], None] | None
+    ) -> dict[str, Any]:
+        try:
+            return self.trainer.train_epoch(train, epoch, after_step)
+        except FloatingPointError as error:
+            raise UserError(
+                str(error),
+                expected="a finite loss",
+                remedy=f"the state after epoch {epoch} is kept in {self.folder.folder}: lower --lr and use --continue_train",
+            ) from None
+
+    def _describe(self, evaluation: Evaluation) -> dict[str, Any]:
+        heads = (*TIER_KEYS[: self.trainer.network.open_tiers], "global")
+        return {
+            "loss": evaluation.loss,
+            "accuracy": {head: evaluation.accuracy(head) for head in heads},
+            "auroc": {head: evaluation.auroc(head) for head in heads},
+            "dice": evaluation.dice,
+        }
+
+    def _ask_gate(self, epoch: int, record: Mapping[str, Any]) -> GateDecision:
+        head = TIER_KEYS[self.gate.tier - 1]
+        decision = self.gate.decide(
+            epoch,
+            record["train"]["accuracy"][head],
+            record["val"]["accuracy"][head],
+            last_epoch=epoch == self.trainer.settings.epochs,
+        )
+        self.stopped = decision.decision == STOP
+        return decision
+
+    def _write(self, record: dict[str, Any], decision: GateDecision, evaluation: Evaluation) -> None:
+        """Log and save the epoch; the state comes last, so that a kill in between is repaired by ``resume``."""
+        self.folder.log_epoch(record)
+        self.folder.log_gate(decision.as_row())
+        self.done = record["epoch"]
+        weights = self._weights()
+        if self._is_best(evaluation):
+            save_checkpoint(self.folder.weights(BEST), weights)
+        if self.save_every and self.done % self.save_every == 0:
+            save_checkpoint(self.folder.weights(str(self.done)), weights)
+        save_checkpoint(self.folder.weights(LATEST), weights)
+        self.trainer.open_tier(self.gate.tier)
+        save_checkpoint(self.folder.state, self._state())
+
+    def _is_best(self, evaluation: Evaluation) -> bool:
+        """Whether Global has never been better on the validation split: AUROC, where defined, else minus the loss."""
+        auroc = evaluation.auroc(HEAD_KEYS[-1])
+        score = auroc if auroc is not None else -evaluation.loss
+        if score != score:  # no labelled validation image: the last epoch is all one can choose
+            score = float(self.done)
+        if self.best["score"] is not None and score <= self.best["score"]:
+            return False
+        self.best = {"score": score, "epoch": self.done}
+        return True
+
+    def _weights(self) -> dict[str, Any]:
+        network = self.trainer.network
+        return {
+            **self.facts,
+            "architecture": network.architecture.as_dict(),
+            "open_tiers": network.open_tiers,
+            "draws_masks": network.draws_masks,
+            "decoder_ready": self.trainer.decoder_ready,
+            "unpaired_binary": self.trainer.settings.unpaired_binary,
+            "epoch": self.done,
+            "tiers_opened": self.gate.summary(),
+            "network": dict(network.state_dict()),
+        }
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "architecture": self.trainer.network.architecture.as_dict(),
+            "epoch": self.done,
+            "best": self.best,
+            "gate": self.gate.state(),
+            "trainer": self.trainer.state(),
+        }

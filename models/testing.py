@@ -1,0 +1,173 @@
+"""One test: judge the sides of the split, write files, metrics and the page."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import sys
+from collections.abc import Iterable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from models.assessment import PictureWriter, Pixels, SideResult, Smear, probabilities
+from models.inference import Prediction, SmearBatch, predict
+from models.saved import SavedNetwork
+from util.report import ImageRow, Report, write_report
+from util.results import output_stems, write_json, write_predictions
+from util.runlog import RunFolder, plain
+
+METRICS_SCHEMA = 1
+PICTURED = "test"  # the side whose masks and pictures are written
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "scipy", "scikit-learn", "scikit-image")
+
+
+class SideOfSplit(Protocol):
+    """The images of one side and their groups."""
+
+    @property
+    def records(self) -> list[Any]:
+        """Its smears."""
+
+    @property
+    def groups(self) -> list[str]:
+        """The group of each."""
+
+
+class SidesToTest(Protocol):
+    """What a test needs of the data; ``data.datasets.TestData`` is such."""
+
+    @property
+    def sides(self) -> Any:
+        """Side by name."""
+
+    @property
+    def masks_from(self) -> str:
+        """Whose masks are written: decoder or otsu."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Plain description."""
+
+    def batches(self, side: str, device: torch.device) -> Any:
+        """Whole images of a side, or None."""
+
+    def pixels(self, side: str, index: int) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+        """An image as its files hold it."""
+
+
+class TestRun:
+    """Judges the sides of a split one after the other and reports on all of them.
+
+    Args:
+        saved: the network and what its checkpoint says.
+        device: where to run.
+        results: the folder of the outputs.
+        options: the test command's options.
+        folder: the run's folder, for the logs of its training.
+    """
+
+    __test__ = False  # not a test case, whatever pytest thinks of the name
+
+    def __init__(self, saved: SavedNetwork, device: torch.device, results: Path, options: Any, folder: RunFolder) -> None:
+        self.saved, self.device, self.results, self.options, self.folder = saved, device, results, options, folder
+        self.network = saved.network.to(device=device, memory_format=torch.channels_last)
+        self.metrics: dict[str, Any] = {}
+        self.segmentation: dict[str, Any] = {}
+        self.rows: list[ImageRow] = []
+
+    def judge(self, side: str, data: SidesToTest) -> None:
+        """Judge one side: metrics, predictions and, for the test side, masks and pictures."""
+        batches = data.batches(side, self.device)
+        if batches is None:
+            return
+        part: SideOfSplit = data.sides[side]
+        stream = self._predict(batches, side)
+        writer = None
+        if side == PICTURED:
+            writer = self._writer(part, side, data)
+            stream = writer.write(stream)
+        result = SideResult(part.records, part.groups, self._collect(stream, len(part.records)))
+        self.metrics[side] = result.metrics(resamples=self.options.resamples, seed=self.options.seed)
+        name = "predictions.csv" if side == PICTURED else f"predictions_{side}.csv"
+        write_predictions(self.results / name, result.prediction_rows(side))
+        if writer is not None:
+            score = writer.segmentation(resamples=self.options.resamples, seed=self.options.seed)
+            self.segmentation |= {side: score} if score else {}
+            self.rows += writer.image_rows(result, side)
+
+    def _predict(self, batches: Any, side: str) -> Iterator[Prediction]:
+        shown: Iterable[SmearBatch] = tqdm(batches, desc=f"judging {side}", unit="batch", total=len(batches))
+        see_true = self.options.binary_from == "gt"
+        return predict(self.network, shown, self.device, use_stand_in=self.saved.uses_stand_in, see_true=see_true)
+
+    def _collect(self, stream: Iterable[Prediction], count: int) -> np.ndarray:
+        logits = np.concatenate([prediction.logits.cpu().numpy() for prediction in stream])
+        if len(logits) != count:
+            raise RuntimeError(f"{count} images went in, {len(logits)} verdicts came out")
+        return probabilities(logits)
+
+    def _writer(self, part: SideOfSplit, side: str, data: SidesToTest) -> PictureWriter:
+        smears: list[Smear] = part.records
+        stems = output_stems([smear.name for smear in smears])
+        return PictureWriter(self.results, smears, part.groups, stems, lambda index: Pixels(*data.pixels(side, index)))
+
+    def content(self, data: SidesToTest) -> dict[str, Any]:
+        """metrics.json."""
+        return plain(
+            {
+                "schema_version": METRICS_SCHEMA,
+                "splits": self.metrics,
+                "segmentation": self.segmentation or None,
+                "severity": None,
+                "baselines": {"colour": None},
+                "tiers_opened": self.saved.facts["tiers_opened"],
+                "provenance": self._provenance(data),
+            }
+        )
+
+    def _provenance(self, data: SidesToTest) -> dict[str, Any]:
+        facts = self.saved.facts
+        seen = self.options.binary_from if data.masks_from == "decoder" or self.options.binary_from == "gt" else "otsu"
+        return {
+            "data": data.facts["dataroot"],
+            "synthetic": data.facts["synthetic"],
+            "trained_on": facts["data"],
+            "split": data.facts["sides"] | {"left_out": data.facts["excluded"]},
+            "weights": {"file": str(self.saved.path), "epoch": facts["epoch"], "started_from": facts["starts"]},
+            "architecture": facts["architecture"],
+            "binary_from": seen,
+            "mask_source": data.masks_from,
+            "seed": self.options.seed,
+            "command": shlex.join(["python", *sys.argv]),
+            "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}},
+            "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU",
+        }
+
+    def _warnings(self, data: SidesToTest) -> list[str]:
+        warnings = []
+        if self.saved.facts["data"]["synthetic"] and not data.facts["synthetic"]:
+            warnings.append("The network was trained on synthetic smears only and is tested here on other data.")
+        if data.masks_from == "otsu":
+            warnings.append("The network never saw a true mask: the masks here are Otsu's thresholds, not its own.")
+        return warnings
+
+    def write_report(self, data: SidesToTest) -> Path:
+        """Write metrics.json and the page, the page last, and return its path."""
+        content = self.content(data)
+        write_json(self.results / "metrics.json", content)
+        trained_with, tested_with = self.saved.facts["options"], self.options.non_defaults()
+        report = Report(
+            title=self.options.name,
+            metrics=content,
+            images=self.rows,
+            gate_log=self.folder.gate_rows(),
+            history=self.folder.history(),
+            warnings=self._warnings(data),
+            options={**trained_with, **{f"test: {name}": value for name, value in tested_with.items()}},
+        )
+        return write_report(self.results, report)

@@ -1,0 +1,337 @@
+"""Training: what one step does, what an epoch reports, and what must be kept to go on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models.discriminator import MaskHistory, PatchDiscriminator
+from models.inference import SmearBatch, precision, predict
+from models.losses import AdversarialLoss, l1_loss, overlap_loss, verdict_loss
+from models.network import HEAD_KEYS, PRESETS, TIER_KEYS, NetworkOutput, ThreeTierDCFNet
+
+LOSS_KEYS = ("loss_cls", "loss_L1", "loss_overlap", "loss_G_GAN", "loss_D")
+READY_DICE = 0.8  # a decoder that reaches this on masks it can be checked on is trusted on images without one
+LARGEST_GRADIENT = 5.0
+
+
+@dataclass(frozen=True)
+class TrainerSettings:
+    """How to train; each field is the option of the same name."""
+
+    niter: int = 100
+    niter_decay: int = 150
+    lr: float = 5e-4
+    lr_discriminator: float = 2e-4
+    weight_decay: float = 0.02
+    lambda_class: float = 10.0
+    lambda_L1: float = 60.0  # noqa: N815 - the published spelling
+    lambda_overlap: float = 10.0
+    lambda_GAN: float = 1.0  # noqa: N815
+    gan_mode: str = "lsgan"
+    pool_size: int = 32
+    true_mask_share: float = 0.5
+    unpaired_binary: str = "auto"
+    seed: int = 0
+
+    @property
+    def epochs(self) -> int:
+        """Length of the schedule."""
+        return self.niter + self.niter_decay
+
+
+def learning_rate_factor(epoch: int, niter: int, niter_decay: int) -> float:
+    """Share of the first learning rate in ``epoch`` (0-based): 1, then linear to 0 just after the last epoch."""
+    return 1.0 - max(0, epoch + 1 - niter) / (niter_decay + 1)
+
+
+@dataclass
+class Evaluation:
+    """How the network does on a split.
+
+    Attributes:
+        index: (N,) positions of the images.
+        label: (N,) 0, 1, or -1 where unknown.
+        logits: (N, 4).
+        loss: mean cross-entropy of Global over known labels; NaN where there is none.
+        dice: pooled over the images with a true mask; None where there is none.
+    """
+
+    index: np.ndarray
+    label: np.ndarray
+    logits: np.ndarray
+    loss: float
+    dice: float | None
+
+    def accuracy(self, head: str) -> float:
+        """Share of right verdicts of a head over known labels; NaN where there is none."""
+        known = self.label >= 0
+        verdict = self.logits[known, HEAD_KEYS.index(head)] > 0
+        return float((verdict == self.label[known]).mean()) if known.any() else math.nan
+
+    def auroc(self, head: str) -> float | None:
+        """Area under the ROC curve of a head; None unless both classes are there."""
+        from sklearn.metrics import roc_auc_score
+
+        known = self.label >= 0
+        if len(np.unique(self.label[known])) < 2:
+            return None
+        return float(roc_auc_score(self.label[known], self.logits[known, HEAD_KEYS.index(head)]))
+
+
+class EpochTotals:
+    """Sums over an epoch, kept on the device so that no step waits for the host."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.losses = torch.zeros(len(LOSS_KEYS), device=device, dtype=torch.float64)
+        self.right = torch.zeros(len(HEAD_KEYS), device=device, dtype=torch.float64)
+        self.known = torch.zeros((), device=device, dtype=torch.float64)
+        self.shared = torch.zeros((), device=device, dtype=torch.float64)
+        self.areas = torch.zeros((), device=device, dtype=torch.float64)
+        self.images = 0
+
+    def add(self, losses: Sequence[Tensor], output: NetworkOutput, batch: SmearBatch) -> None:
+        """Add a step's loss terms, verdicts and mask overlap."""
+        count = len(batch.label)
+        self.images += count
+        self.losses += torch.stack([loss.detach().double() for loss in losses]) * count
+        known = (batch.label >= 0).unsqueeze(1)
+        self.right += ((output.logits.detach() > 0) == (batch.label > 0).unsqueeze(1)).logical_and(known).sum(dim=0)
+        self.known += known.sum()
+        predicted = (output.mask_logit.detach() > 0).logical_and(batch.has_mask.view(-1, 1, 1, 1))
+        true = batch.mask.bool().logical_and(batch.has_mask.view(-1, 1, 1, 1))
+        self.shared += predicted.logical_and(true).sum()
+        self.areas += predicted.sum() + true.sum()
+
+    def report(self, open_tiers: int) -> dict[str, Any]:
+        """The epoch's means; heads that are not open yet are left out."""
+        losses = (self.losses / max(1, self.images)).tolist()
+        right = (self.right / self.known.clamp(min=1)).tolist()
+        heads = (*TIER_KEYS[:open_tiers], "global")
+        accuracy = {head: right[HEAD_KEYS.index(head)] for head in heads}
+        areas = float(self.areas)
+        dice = 2 * float(self.shared) / areas if areas else None
+        return {**dict(zip(LOSS_KEYS, losses, strict=True)), "accuracy": accuracy, "dice": dice}
+
+
+def _parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay for the weights, none for biases, norms and the three fusion weights."""
+    decayed = [p for p in module.parameters() if p.ndim > 1]
+    others = [p for p in module.parameters() if p.ndim <= 1]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+
+class Trainer:
+    """Trains the network's open tier, its mask decoder and the discriminator.
+
+    Args:
+        network: moved to the device here.
+        settings: how to train.
+        device: CPU or one GPU.
+        samples: how many images there are in all (indices of the batches lie below it).
+        any_masks: some image has a true mask; without one, decoder and discriminator rest.
+        all_masks: every training image has one, which spares a wait on the device in each step.
+    """
+
+    def __init__(
+        self,
+        network: ThreeTierDCFNet,
+        settings: TrainerSettings,
+        device: torch.device,
+        *,
+        samples: int,
+        any_masks: bool,
+        all_masks: bool,
+    ) -> None:
+        self.settings, self.device, self.samples = settings, device, samples
+        self.any_masks, self.all_masks = any_masks, all_masks
+        self.decoder_ready = False
+        if not any_masks:
+            network.rest_decoder()
+        self.network = network.to(device=device, memory_format=torch.channels_last)
+        self.optimizer = torch.optim.AdamW(
+            _parameter_groups(network, settings.weight_decay), lr=settings.lr, fused=device.type == "cuda"
+        )
+        self.adversarial = AdversarialLoss(settings.gan_mode) if self._judges_masks() else None
+        width = PRESETS[network.architecture.preset].discriminator_width
+        self.discriminator = PatchDiscriminator(width).to(device=device, memory_format=torch.channels_last)
+        self.optimizer_discriminator = torch.optim.Adam(
+            self.discriminator.parameters(), lr=settings.lr_discriminator, betas=(0.5, 0.999)
+        )
+        self.history = MaskHistory(settings.pool_size, settings.seed)
+
+    def _judges_masks(self) -> bool:
+        return self.settings.gan_mode != "none" and self.any_masks
+
+    @property
+    def uses_stand_in(self) -> bool:
+        """Whether the binary stream sees Otsu's mask of an image that has no true one."""
+        rule = self.settings.unpaired_binary
+        return rule == "otsu" or (rule == "auto" and not self.decoder_ready)
+
+    def set_learning_rate(self, epoch: int) -> float:
+        """Set the rates for ``epoch`` (0-based) and return the network's."""
+        factor = learning_rate_factor(epoch, self.settings.niter, self.settings.niter_decay)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.lr * factor
+        for group in self.optimizer_discriminator.param_groups:
+            group["lr"] = self.settings.lr_discriminator * factor
+        return self.settings.lr * factor
+
+    def train_epoch(
+        self, batches: Iterable[SmearBatch], epoch: int, after_step: Callable[[EpochTotals], None] | None = None
+    ) -> dict[str, Any]:
+        """Train one epoch.
+
+        Args:
+            batches: of training images.
+            epoch: 0-based; with the seed it fixes which images show their true mask to the binary stream.
+            after_step: called after each step, for a progress bar.
+
+        Returns:
+            Mean loss terms, accuracy by open head and pooled Dice.
+
+        Raises:
+            FloatingPointError: a loss term is not finite; nothing was saved since the last epoch.
+        """
+        self.network.train()
+        totals = EpochTotals(self.device)
+        shows_true = self._draw_true_masks(epoch)
+        for batch in batches:
+            self._step(batch, shows_true[batch.index], totals)
+            if after_step is not None:
+                after_step(totals)
+        report = totals.report(self.network.open_tiers)
+        wrong = [key for key in LOSS_KEYS if not math.isfinite(report[key])]
+        if wrong:
+            raise FloatingPointError(f"epoch {epoch + 1}: {', '.join(wrong)} is not finite")
+        return report
+
+    def _draw_true_masks(self, epoch: int) -> Tensor:
+        """(samples,) bool: whose true mask the binary stream sees in this epoch; depends on seed and epoch alone."""
+        generator = np.random.default_rng(np.random.SeedSequence([self.settings.seed, epoch, 17]))
+        shown = generator.random(self.samples) < self.settings.true_mask_share
+        return torch.from_numpy(shown).to(self.device)
+
+    def _step(self, batch: SmearBatch, shows_true: Tensor, totals: EpochTotals) -> None:
+        see_given = torch.where(batch.has_mask, shows_true, torch.full_like(shows_true, self.uses_stand_in))
+        with precision(self.device):
+            output = self.network(batch.rgb, batch.mask, see_given)
+        pairs = self._pairs(batch)
+        rgb, true = batch.rgb[pairs], batch.mask[pairs]
+        probability = output.mask_probability[pairs]
+        judged = self.adversarial is not None and len(rgb) > 0
+        discriminator_loss = self._train_discriminator(rgb, true, probability.detach()) if judged else torch.zeros((), device=self.device)
+        losses = self._generator_losses(output, batch, rgb, true, probability, judged)
+        weights = (self.settings.lambda_class, self.settings.lambda_L1, self.settings.lambda_overlap, self.settings.lambda_GAN)
+        total = sum((w * loss for w, loss in zip(weights, losses, strict=True)), torch.zeros((), device=self.device))
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        nn.utils.clip_grad_norm_(self.network.parameters(), LARGEST_GRADIENT)
+        self.optimizer.step()
+        totals.add([*losses, discriminator_loss], output, batch)
+
+    def _pairs(self, batch: SmearBatch) -> Tensor | slice:
+        """Which images of a batch have a true mask."""
+        if self.all_masks:
+            return slice(None)
+        return batch.has_mask.nonzero().squeeze(1) if self.any_masks else slice(0, 0)
+
+    def _generator_losses(
+        self, output: NetworkOutput, batch: SmearBatch, rgb: Tensor, true: Tensor, probability: Tensor, judged: bool
+    ) -> list[Tensor]:
+        """Verdict, L1, overlap and adversarial terms, unweighted."""
+        heads = [self.network.open_tiers - 1, HEAD_KEYS.index("global")]
+        verdict = verdict_loss(output.logits[:, heads], batch.label, (batch.label >= 0).float())
+        if len(rgb) == 0:
+            return [verdict, *(torch.zeros((), device=self.device) for _ in range(3))]
+        return [verdict, l1_loss(probability, true), overlap_loss(probability, true), self._fooling_loss(rgb, probability, judged)]
+
+    def _fooling_loss(self, rgb: Tensor, probability: Tensor, judged: bool) -> Tensor:
+        if not judged or self.adversarial is None:
+            return torch.zeros((), device=self.device)
+        self.discriminator.requires_grad_(False)  # its weights do not learn from the generator's loss
+        with precision(self.device):
+            scores = self.discriminator(rgb, probability)
+        self.discriminator.requires_grad_(True)
+        return self.adversarial(scores.float(), real=True)
+
+    def _train_discriminator(self, rgb: Tensor, true: Tensor, generated: Tensor) -> Tensor:
+        assert self.adversarial is not None
+        old_rgb, old_mask = self.history.exchange(rgb, generated)
+        with precision(self.device):
+            real, fake = self.discriminator(rgb, true), self.discriminator(old_rgb, old_mask)
+        loss = (self.adversarial(real.float(), real=True) + self.adversarial(fake.float(), real=False)) / 2
+        self.optimizer_discriminator.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer_discriminator.step()
+        return loss.detach()
+
+    def evaluate(self, batches: Iterable[SmearBatch]) -> Evaluation:
+        """Judge a split without learning, as the test does: the binary stream sees no true mask."""
+        index, label, logits = [], [], []
+        shared, areas = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
+        for prediction in predict(self.network, batches, self.device, use_stand_in=self.uses_stand_in):
+            batch = prediction.batch
+            index.append(batch.index)
+            label.append(batch.label)
+            logits.append(prediction.logits)
+            paired = batch.has_mask.view(-1, 1, 1, 1)
+            predicted, true = (prediction.mask_probability > 0.5) & paired, batch.mask.bool() & paired
+            shared += (predicted & true).sum()
+            areas += predicted.sum() + true.sum()
+        if not index:
+            return Evaluation(np.zeros(0, int), np.zeros(0, int), np.zeros((0, len(HEAD_KEYS))), math.nan, None)
+        all_logits, all_labels = torch.cat(logits), torch.cat(label)
+        known = (all_labels >= 0).float()
+        loss = float(verdict_loss(all_logits[:, -1:], all_labels, known)) if known.any() else math.nan
+        dice = 2 * float(shared) / float(areas) if float(areas) else None
+        return Evaluation(torch.cat(index).cpu().numpy(), all_labels.cpu().numpy(), all_logits.cpu().numpy(), loss, dice)
+
+    def note_decoder(self, dice: float | None) -> None:
+        """Trust the decoder on images without a true mask once it has shown that it finds cells."""
+        if self.any_masks and dice is not None and dice >= READY_DICE:
+            self.decoder_ready = True
+
+    def open_tier(self, tier: int) -> None:
+        """Let the network train its ``tier``-th tier (1 to 3)."""
+        self.network.open(tier)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that is needed to go on exactly, as plain data and tensors."""
+        cuda = [torch.cuda.get_rng_state(self.device)] if self.device.type == "cuda" else []
+        return {
+            "network": dict(self.network.state_dict()),
+            "open_tiers": self.network.open_tiers,
+            "decoder_ready": self.decoder_ready,
+            "discriminator": dict(self.discriminator.state_dict()),
+            "optimizer": self.optimizer.state_dict(),
+            "optimizer_discriminator": self.optimizer_discriminator.state_dict(),
+            "history": self.history.state(),
+            "random": {"cpu": torch.get_rng_state(), "cuda": cuda},
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Restore what ``state`` gave."""
+        self.network.load_state_dict(state["network"])
+        self.network.open(int(state["open_tiers"]))
+        self.decoder_ready = bool(state["decoder_ready"])
+        self.discriminator.load_state_dict(state["discriminator"])
+        self.optimizer.load_state_dict(_optimizer_state(state["optimizer"]))
+        self.optimizer_discriminator.load_state_dict(_optimizer_state(state["optimizer_discriminator"]))
+        self.history.load_state(state["history"], self.device)
+        torch.set_rng_state(state["random"]["cpu"])
+        if state["random"]["cuda"] and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["random"]["cuda"][0], self.device)
+
+
+def _optimizer_state(stored: dict[str, Any]) -> dict[str, Any]:
+    """Give an optimiser's stored state its integer keys and tuples back."""
+    groups = [{**group, "betas": tuple(group["betas"])} for group in stored["param_groups"]]
+    return {"state": {int(key): value for key, value in stored["state"].items()}, "param_groups": groups}

@@ -1,0 +1,248 @@
+"""Every option of every command, defined once: its name, default, meaning and the commands that take it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+TRAIN, TEST = "train", "test"
+BOTH = (TRAIN, TEST)
+
+
+@dataclass(frozen=True)
+class Option:
+    """One command-line option.
+
+    Attributes:
+        name: the spelling that the published commands use; also the name of the attribute.
+        default: the value without the flag; its type is the option's type unless ``parse`` says otherwise.
+        help: one or two sentences for ``--help`` and the documentation.
+        group: the heading of ``--help`` it stands under.
+        commands: which of "train" and "test" take it.
+        spellings: further flags that mean the same.
+        choices: the allowed values, or empty for any.
+        parse: text to value; raises ValueError with a message fit for the user.
+        required: True where there is no sensible default.
+    """
+
+    name: str
+    default: Any
+    help: str
+    group: str
+    commands: tuple[str, ...] = BOTH
+    spellings: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+    parse: Callable[[str], Any] | None = None
+    required: bool = False
+
+    @property
+    def is_switch(self) -> bool:
+        """True for a flag that takes no value."""
+        return isinstance(self.default, bool)
+
+
+def at_least(minimum: float, kind: type = int) -> Callable[[str], Any]:
+    """A parser of numbers that refuses those below ``minimum`` and the non-finite ones."""
+
+    def parse(text: str) -> Any:
+        value = kind(text)
+        if not minimum <= value < float("inf"):
+            raise ValueError(f"must be {minimum} or more")
+        return value
+
+    return parse
+
+
+def fraction(text: str) -> float:
+    """Parse a number from 0 to 1."""
+    value = float(text)
+    if not 0.0 <= value <= 1.0:
+        raise ValueError("must lie between 0 and 1")
+    return value
+
+
+def gpu_list(text: str) -> str:
+    """Check a list of GPU numbers: ``0``, ``0,1`` or ``-1`` for the CPU; kept as text."""
+    ids = [int(part) for part in text.split(",")]
+    if ids != [-1] and (min(ids) < 0 or len(set(ids)) != len(ids)):
+        raise ValueError("must be -1 (CPU) or different GPU numbers such as 0 or 0,1")
+    return ",".join(map(str, ids))
+
+
+def thresholds(text: str) -> tuple[float, ...]:
+    """Parse the three gate thresholds."""
+    values = tuple(fraction(part) for part in text.split(","))
+    if len(values) != 3:
+        raise ValueError("must be three numbers between 0 and 1, one a tier, such as 0.85,0.91,0.96")
+    return values
+
+
+def split_list(text: str) -> tuple[str, ...]:
+    """Parse the splits to evaluate."""
+    values = tuple(part.strip() for part in text.split(","))
+    if not values or set(values) - {"train", "val", "test"}:
+        raise ValueError("must name splits out of train,val,test")
+    return values
+
+
+def run_name(text: str) -> str:
+    """Check the name of a run: it becomes a folder's name and may not lead anywhere else."""
+    if not text or text.startswith(".") or any(c in text for c in "/\\\0:") or len(text) > 100:
+        raise ValueError("must be a plain folder name without / \\ : and not starting with a dot")
+    return text
+
+
+def checkpoint_choice(text: str) -> str:
+    """Check ``latest``, ``best`` or an epoch number."""
+    if text not in ("latest", "best") and not text.isdigit():
+        raise ValueError("must be latest, best or the number of a saved epoch")
+    return text
+
+
+_RUN = "which run, which data, which device"
+_DATA = "data"
+_NETWORK = "network"
+_LOSS = "losses"
+_SCHEDULE = "schedule"
+_GATE = "gate (validation points between the tiers)"
+_SAVE = "saving and resuming"
+_DISPLAY = "display"
+_TEST = "test"
+
+OPTIONS: tuple[Option, ...] = (
+    Option(
+        "dataroot",
+        "",
+        "folder of the smears: AneRBC's own tree (I or II), or a paired tree with rgb/ and binary/; "
+        "`synthetic` is the embedded data set.",
+        _RUN,
+        required=True,
+    ),
+    Option("name", "SEG", "name of the run: checkpoints/NAME and results/NAME.", _RUN, parse=run_name),
+    Option("gpu_ids", "0", "GPU to use: 0, 1, ...; -1 is the CPU.", _RUN, parse=gpu_list),
+    Option("checkpoints_dir", "./checkpoints", "folder of the runs' weights, options and logs.", _RUN),
+    Option("results_dir", "./results", "folder of the test reports.", _RUN, (TEST,)),
+    Option("seed", 0, "seed of the split, the weights, the order and the augmentation.", _RUN, parse=at_least(0)),
+    Option("deterministic", False, "use only operations that give the same bits every time (slower on a GPU).", _RUN),
+    Option("config", "", "options file of an earlier run (options.json); the command line goes over it.", _RUN, (TRAIN,)),
+    Option("loadSize", 300, "images are resized to loadSize x loadSize pixels.", _DATA, spellings=("load_size",), parse=at_least(64)),
+    Option(
+        "fineSize",
+        300,
+        "then cropped to fineSize x fineSize, the network's input (random crop in training, centre in test).",
+        _DATA,
+        spellings=("crop_size",),
+        parse=at_least(64),
+    ),
+    Option("batchSize", 32, "images in a batch.", _DATA, spellings=("batch_size",), parse=at_least(1)),
+    Option("split_file", "", "split.csv to use; without it a grouped, stratified split is drawn from --seed.", _DATA, (TRAIN,)),
+    Option("val_fraction", 0.15, "share of the images for validation when a split is drawn.", _DATA, (TRAIN,), parse=fraction),
+    Option("test_fraction", 0.15, "share of the images for the test when a split is drawn.", _DATA, (TRAIN,), parse=fraction),
+    Option(
+        "duplicates",
+        "drop",
+        "drop: of files with equal pixels one is kept, and files that stand in both classes are left out; "
+        "keep: all stay, equal ones on the same side.",
+        _DATA,
+        (TRAIN,),
+        choices=("drop", "keep"),
+    ),
+    Option("no_augment", False, "train on the images as they are, without rotation, stain jitter and so on.", _DATA, (TRAIN,)),
+    Option("num_workers", 0, "threads that decode images; 0 is one a core.", _DATA, spellings=("nThreads",), parse=at_least(0)),
+    Option("synthetic_count", 240, "images in the embedded data set of --dataroot synthetic.", _DATA, parse=at_least(20)),
+    Option("preset", "full", "full: for GPUs; small: thinner backbones, the same shapes, for CPUs.", _NETWORK, (TRAIN,), choices=("full", "small")),
+    Option("dropout", 0.2, "dropout before each tier's Healthy/Anemic head.", _NETWORK, (TRAIN,), parse=fraction),
+    Option(
+        "true_mask_share",
+        0.5,
+        "share of the training images whose binary stream sees the true mask instead of the predicted one.",
+        _NETWORK,
+        (TRAIN,),
+        parse=fraction,
+    ),
+    Option(
+        "unpaired_binary",
+        "auto",
+        "what the binary stream sees for an image without a true mask: otsu, predicted, or auto "
+        "(Otsu's mask until the decoder has learned from images that have one, then the predicted one).",
+        _NETWORK,
+        (TRAIN,),
+        choices=("auto", "predicted", "otsu"),
+    ),
+    Option("lambda_L1", 60.0, "weight of the L1 term between predicted and true mask.", _LOSS, (TRAIN,), parse=at_least(0, float)),
+    Option("lambda_overlap", 10.0, "weight of the overlap (soft Dice) term.", _LOSS, (TRAIN,), parse=at_least(0, float)),
+    Option("lambda_GAN", 1.0, "weight of the adversarial term.", _LOSS, (TRAIN,), parse=at_least(0, float)),
+    Option("lambda_class", 10.0, "weight of the Healthy/Anemic term.", _LOSS, (TRAIN,), parse=at_least(0, float)),
+    Option(
+        "gan_mode",
+        "lsgan",
+        "objective of the conditional PatchGAN that judges the masks; none turns it off.",
+        _LOSS,
+        (TRAIN,),
+        choices=("lsgan", "vanilla", "none"),
+    ),
+    Option("pool_size", 32, "generated masks kept and shown again to the discriminator; 0 keeps none.", _LOSS, (TRAIN,), parse=at_least(0)),
+    Option("niter", 100, "epochs at the first learning rate.", _SCHEDULE, (TRAIN,), spellings=("n_epochs",), parse=at_least(0)),
+    Option(
+        "niter_decay",
+        150,
+        "epochs after that, over which the learning rate falls linearly to zero.",
+        _SCHEDULE,
+        (TRAIN,),
+        spellings=("n_epochs_decay",),
+        parse=at_least(0),
+    ),
+    Option("lr", 0.0005, "first learning rate (AdamW).", _SCHEDULE, (TRAIN,), parse=at_least(0, float)),
+    Option("lr_discriminator", 0.0002, "first learning rate of the discriminator (Adam).", _SCHEDULE, (TRAIN,), parse=at_least(0, float)),
+    Option("weight_decay", 0.02, "decoupled weight decay.", _SCHEDULE, (TRAIN,), parse=at_least(0, float)),
+    Option(
+        "gate_thresholds",
+        (0.85, 0.91, 0.96),
+        "training accuracy at which each tier's gate may open (the published tiers' training accuracies).",
+        _GATE,
+        (TRAIN,),
+        parse=thresholds,
+    ),
+    Option(
+        "gate_tolerance",
+        0.05,
+        "the gate stays shut while the tier's validation accuracy is below its own best by more than this.",
+        _GATE,
+        (TRAIN,),
+        parse=fraction,
+    ),
+    Option("tier_epochs", 0, "epoch budget of a tier; 0 is a third of niter + niter_decay.", _GATE, (TRAIN,), parse=at_least(0)),
+    Option(
+        "on_budget",
+        "force",
+        "when a tier's epochs run out before its gate opens: force opens the next tier (and says so), stop ends the run.",
+        _GATE,
+        (TRAIN,),
+        choices=("force", "stop"),
+    ),
+    Option("stop_when_open", False, "end the run as soon as the third gate has opened.", _GATE, (TRAIN,)),
+    Option("continue_train", False, "go on from the last saved state of this run.", _SAVE, (TRAIN,)),
+    Option("overwrite", False, "start anew in a name that already holds a run; what it held is removed.", _SAVE, (TRAIN,)),
+    Option("save_epoch_freq", 0, "also keep the weights of every n-th epoch; 0 keeps latest and best only.", _SAVE, (TRAIN,), parse=at_least(0)),
+    Option("which_epoch", "latest", "weights to test: latest, best or an epoch number.", _TEST, (TEST,), spellings=("epoch",), parse=checkpoint_choice),
+    Option(
+        "binary_from",
+        "predicted",
+        "what the binary stream sees at test: the predicted mask, or gt, the true one (the report then says so).",
+        _TEST,
+        (TEST,),
+        choices=("predicted", "gt"),
+    ),
+    Option("splits", ("train", "val", "test"), "splits to evaluate; predictions.csv and masks/ hold the test split.", _TEST, (TEST,), parse=split_list),
+    Option("resamples", 1000, "bootstrap resamples of the intervals.", _TEST, (TEST,), parse=at_least(100)),
+    Option("display_id", 0, "visdom window id; 0 shows nothing.", _DISPLAY, parse=at_least(0)),
+    Option("display_server", "http://localhost", "address of the visdom server.", _DISPLAY, (TRAIN,)),
+    Option("display_port", 8097, "port of the visdom server.", _DISPLAY, (TRAIN,), parse=at_least(1)),
+    Option("display_env", "main", "visdom environment.", _DISPLAY, (TRAIN,)),
+)
+
+
+def options_of(command: str) -> tuple[Option, ...]:
+    """The options that ``command`` ("train" or "test") takes, in the order of ``--help``."""
+    return tuple(option for option in OPTIONS if command in option.commands)

@@ -1,0 +1,236 @@
+"""From the command line to a checked set of options, and from there to a file and back."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from options.definitions import Option, options_of
+from util.errors import UserError
+from util.files import atomic_write
+
+OPTIONS_SCHEMA = 1
+_KINDS = {int: "a whole number", float: "a number", str: "a text", tuple: "a list of numbers"}
+# Options that say where or how to go on, not what the run is: a saved file must not carry them into another run.
+NOT_RELOADED = ("config", "continue_train", "overwrite", "gpu_ids")
+
+
+class Options(argparse.Namespace):
+    """The options of one command: an attribute each, plus which command they belong to."""
+
+    command: str
+
+    def values(self) -> dict[str, Any]:
+        """All options of the command by name, in the order of ``--help``."""
+        return {option.name: getattr(self, option.name) for option in options_of(self.command)}
+
+    def non_defaults(self) -> dict[str, Any]:
+        """Those that differ from their default."""
+        return {o.name: getattr(self, o.name) for o in options_of(self.command) if getattr(self, o.name) != o.default}
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are UserErrors that name the nearest flag."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message, remedy=f"`{self.prog} --help` explains every option")
+
+    def flags(self) -> list[str]:
+        """Every flag that the parser knows."""
+        return [flag for action in self._actions for flag in action.option_strings]
+
+
+def value_parser(convert: Callable[[str], Any], kind: type) -> Callable[[str], Any]:
+    """Make argparse name what is wrong with a value: ``convert``'s own words, or what kind of value it should be."""
+
+    def parse(text: str) -> Any:
+        try:
+            return convert(text)
+        except ValueError as error:
+            unreadable = convert is kind or "invalid literal" in str(error) or "could not convert" in str(error)
+            reason = f"must be {_KINDS[kind]}" if unreadable else str(error)
+            raise argparse.ArgumentTypeError(f"{text!r} {reason}") from None
+
+    return parse
+
+
+def _parser_of(option: Option) -> Callable[[str], Any]:
+    kind = type(option.default)
+    return value_parser(option.parse or kind, kind)
+
+
+def _shown(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _add(group: argparse._ArgumentGroup, option: Option) -> None:
+    flags = [f"--{option.name}", *(f"--{spelling}" for spelling in option.spellings)]
+    text = option.help.replace("%", "%%")
+    if option.is_switch:
+        group.add_argument(*flags, dest=option.name, action="store_true", default=None, help=text)
+        return
+    default = "" if option.required or option.default == "" else f" (default: {_shown(option.default)})"
+    metavar = "{" + ",".join(option.choices) + "}" if option.choices else option.name.upper()
+    group.add_argument(
+        *flags,
+        dest=option.name,
+        type=_parser_of(option),
+        default=None,
+        choices=option.choices or None,
+        metavar=metavar,
+        help=text + default,
+    )
+
+
+def build_parser(command: str, prog: str, description: str) -> Parser:
+    """The parser of a command, its options in groups."""
+    usage = "%(prog)s --dataroot FOLDER [--name NAME] [options]"
+    parser = Parser(prog=prog, usage=usage, description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    for option in options_of(command):
+        if option.group not in groups:
+            groups[option.group] = parser.add_argument_group(option.group)
+        _add(groups[option.group], option)
+    return parser
+
+
+def refuse_unknown(parser: Parser, unknown: Sequence[str]) -> None:
+    """Raise UserError that names the first unknown flag and the nearest known one."""
+    if not unknown:
+        return
+    flag = unknown[0].split("=")[0]
+    near = difflib.get_close_matches(flag, parser.flags(), n=1, cutoff=0.5)
+    lowered = {known.lower(): known for known in parser.flags()}
+    suggestion = lowered.get(flag.lower()) or (near[0] if near else "")
+    remedy = f"did you mean {suggestion}?" if suggestion else f"`{parser.prog} --help` lists the options"
+    raise UserError(f"unknown option {flag}", remedy=remedy)
+
+
+def _check(options: Options) -> None:
+    if options.fineSize > options.loadSize:
+        raise UserError(
+            f"--fineSize {options.fineSize} is larger than --loadSize {options.loadSize}",
+            expected="fineSize <= loadSize: images are resized to loadSize, then cropped to fineSize",
+            found=f"loadSize {options.loadSize}, fineSize {options.fineSize}",
+            remedy=f"use --loadSize {options.fineSize} or --fineSize {options.loadSize}",
+        )
+    if options.command == "train" and options.niter + options.niter_decay < 1:
+        raise UserError("--niter and --niter_decay are both 0", expected="at least one epoch", remedy="set --niter")
+    if options.command == "train" and not 0 < options.val_fraction + options.test_fraction < 1:
+        raise UserError(
+            "--val_fraction and --test_fraction leave nothing to train on",
+            expected="a sum above 0 and below 1",
+            found=f"{options.val_fraction} + {options.test_fraction}",
+            remedy="lower them",
+        )
+
+
+def parse_options(command: str, argv: Sequence[str], *, prog: str, description: str) -> Options:
+    """Parse a command line.
+
+    Args:
+        command: "train" or "test".
+        argv: the arguments after the program's name.
+        prog: the program's name in messages.
+        description: first line of ``--help``.
+
+    Raises:
+        UserError: an unknown flag (the nearest one is named), a bad value, or options that contradict each other.
+    """
+    parser = build_parser(command, prog, description)
+    given, unknown = parser.parse_known_args(list(argv))
+    refuse_unknown(parser, unknown)
+    values = {option.name: option.default for option in options_of(command)}
+    if reloaded := _reloaded_file(given):
+        values |= load_options(reloaded, command)
+    values |= {name: value for name, value in vars(given).items() if value is not None}
+    if not values["dataroot"]:
+        raise UserError(
+            "--dataroot is missing",
+            expected="the folder of the smears, or the word synthetic",
+            remedy=f"{prog} --dataroot FOLDER ...; `{prog} --help` says which folders are understood",
+        )
+    options = Options(command=command, **values)
+    _check(options)
+    return options
+
+
+def _reloaded_file(given: argparse.Namespace) -> Path | None:
+    """The options file that goes under the command line: the one named, or that of the run that is continued."""
+    if getattr(given, "config", None):
+        return Path(given.config)
+    if not getattr(given, "continue_train", None):
+        return None
+    defaults = {option.name: option.default for option in options_of("train")}
+    saved = Path(given.checkpoints_dir or defaults["checkpoints_dir"]) / (given.name or defaults["name"]) / "options.json"
+    return saved if saved.is_file() else None
+
+
+def describe(options: Options) -> str:
+    """All options as a table, those that differ from their default marked with ``*`` and the default."""
+    lines = ["-" * 17 + " Options " + "-" * 17]
+    for option in options_of(options.command):
+        value = getattr(options, option.name)
+        mark = "*" if value != option.default else " "
+        note = f"   [default: {_shown(option.default)}]" if mark == "*" and not option.required else ""
+        lines.append(f"{mark} {option.name:>18}: {_shown(value)}{note}")
+    return "\n".join([*lines, "-" * 43])
+
+
+def save_options(path: Path, options: Options) -> None:
+    """Write the options as JSON that ``--config`` and ``load_options`` read back."""
+    content = {
+        "schema_version": OPTIONS_SCHEMA,
+        "command": options.command,
+        "values": options.values(),
+        "non_defaults": sorted(options.non_defaults()),
+    }
+    atomic_write(path, json.dumps(content, indent=1) + "\n")
+
+
+def load_options(path: Path, command: str = "train") -> dict[str, Any]:
+    """Read a saved options file.
+
+    Returns:
+        The values by name, checked as if they came from the command line.
+
+    Raises:
+        UserError: the file is missing, is no options file, or names an unknown option or value.
+    """
+    known = {option.name: option for option in options_of(command)}
+    remedy = "give the options.json of an earlier run, in checkpoints/NAME"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        stored = dict(content["values"])
+    except FileNotFoundError:
+        raise UserError(f"no options file at {path}", remedy=remedy) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not an options file", found=str(error), remedy=remedy) from None
+    values = {}
+    for name, value in stored.items():
+        if name in NOT_RELOADED:
+            continue
+        if name not in known:
+            raise UserError(f"{path} holds an option unknown here: {name}", remedy="remove it from the file")
+        values[name] = _from_json(path, known[name], value)
+    return values
+
+
+def _from_json(path: Path, option: Option, value: Any) -> Any:
+    """Check a stored value by the same parser as the command line's."""
+    if option.is_switch:
+        if not isinstance(value, bool):
+            raise UserError(f"{path}: {option.name} must be true or false", found=repr(value))
+        return value
+    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    try:
+        parsed = _parser_of(option)(text)
+    except argparse.ArgumentTypeError as error:
+        raise UserError(f"{path}: bad value of {option.name}", found=str(error)) from None
+    if option.choices and parsed not in option.choices:
+        raise UserError(f"{path}: bad value of {option.name}", expected=", ".join(option.choices), found=text)
+    return parsed

@@ -1,0 +1,121 @@
+"""Checkpoints as safetensors: tensors and plain metadata, never a pickle, never half-written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from util.errors import UserError
+from util.files import atomic_write
+
+FORMAT = "3TDCFNet"
+FORMAT_VERSION = 1
+_TENSOR = "__tensor__"
+
+
+def flatten(value: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
+    """Replace the tensors in nested dicts and lists by references and collect them in ``tensors``.
+
+    Raises:
+        TypeError: something that is neither tensor nor plain.
+    """
+    if isinstance(value, Tensor):
+        tensors[path] = value.detach().contiguous().cpu()
+        return {_TENSOR: path}
+    if isinstance(value, Mapping):
+        return {str(key): flatten(item, tensors, f"{path}/{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [flatten(item, tensors, f"{path}/{index}") for index, item in enumerate(value)]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"{path}: a {type(value).__name__} cannot be stored in a checkpoint")
+
+
+def unflatten(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """Put the tensors back where ``flatten`` took them from; keys come back as text."""
+    if isinstance(value, dict):
+        if set(value) == {_TENSOR}:
+            return tensors[value[_TENSOR]]
+        return {key: unflatten(item, tensors) for key, item in value.items()}
+    if isinstance(value, list):
+        return [unflatten(item, tensors) for item in value]
+    return value
+
+
+def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
+    """Write nested plain data with tensors as one safetensors file, atomically.
+
+    Raises:
+        UserError: the folder cannot be written or the disk is full; an older file of that name is untouched.
+    """
+    from safetensors.torch import save
+
+    tensors: dict[str, Tensor] = {}
+    skeleton = flatten(content, tensors)
+    # Tensors that share memory (tied weights, views) must be separate in the file.
+    separate = {name: tensor.clone() for name, tensor in tensors.items()}
+    metadata = {"format": FORMAT, "version": str(FORMAT_VERSION), "content": json.dumps(skeleton)}
+    atomic_write(path, save(separate, metadata=metadata))
+
+
+def load_checkpoint(path: Path) -> Any:
+    """Read what ``save_checkpoint`` wrote; tensors arrive on the CPU.
+
+    Raises:
+        UserError: the file is missing, cut short, not safetensors, or not of this project.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise UserError(f"no checkpoint at {path}", remedy="train first, or check --name and --checkpoints_dir")
+    expected = "a safetensors file written by 3TDCFNet_train.py"
+    remedy = "use another checkpoint (--which_epoch best), or train again"
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise UserError(f"{path} is not a checkpoint of this project", expected=expected, remedy=remedy)
+            _check_version(path, metadata)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        return unflatten(json.loads(metadata["content"]), tensors)
+    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
+        raise UserError(f"{path} cannot be read", expected=expected, found=str(error), remedy=remedy) from None
+
+
+def _check_version(path: Path, metadata: Mapping[str, str]) -> None:
+    version = metadata.get("version", "")
+    if version != str(FORMAT_VERSION):
+        raise UserError(
+            f"{path} has checkpoint format {version!r}",
+            expected=f"format {FORMAT_VERSION}",
+            remedy="use the version of the toolkit that wrote it",
+        )
+
+
+def load_weights(module: torch.nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
+    """Copy weights into a module, refusing any that are missing, superfluous or of another shape.
+
+    Raises:
+        UserError: naming the first differences, as for a checkpoint of another architecture.
+    """
+    own = module.state_dict()
+    wrong = [f"missing {key}" for key in own if key not in weights]
+    wrong += [f"unknown {key}" for key in weights if key not in own]
+    wrong += [
+        f"{key} is {tuple(weights[key].shape)}, expected {tuple(own[key].shape)}"
+        for key in own
+        if key in weights and weights[key].shape != own[key].shape
+    ]
+    if wrong:
+        raise UserError(
+            f"{source} holds the weights of another architecture",
+            expected=f"{len(own)} tensors of {type(module).__name__}",
+            found=f"{len(wrong)} differences, first: {'; '.join(wrong[:3])}",
+            remedy="use the options the checkpoint was trained with, or train again",
+        )
+    module.load_state_dict(dict(weights))

@@ -1,0 +1,66 @@
+"""Writing files so that none is ever half-written."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import tempfile
+from pathlib import Path
+
+from util.errors import UserError
+
+_REMEDIES = {
+    errno.ENOSPC: "free some space or choose another folder",
+    errno.EDQUOT: "free some space or choose another folder",
+    errno.EROFS: "choose a folder that can be written",
+    errno.EACCES: "choose a folder that you may write, or change its permissions",
+    errno.EPERM: "choose a folder that you may write, or change its permissions",
+    errno.ENOTDIR: "a file stands where a folder is needed: move it or choose another folder",
+    errno.EEXIST: "a file stands where a folder is needed: move it or choose another folder",
+}
+
+
+def unwritable(path: Path, error: OSError) -> UserError:
+    """The user's error for a file or folder that could not be written."""
+    remedy = _REMEDIES.get(error.errno or 0, "check the folder and the disk")
+    return UserError(f"cannot write {path}", found=error.strerror or str(error), remedy=remedy)
+
+
+def make_folder(path: Path) -> Path:
+    """Create a folder and its parents and check that files can be written in it.
+
+    Raises:
+        UserError: it cannot be made or written.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise unwritable(path, error) from None
+    return path
+
+
+def atomic_write(path: Path, content: str | bytes) -> None:
+    """Write a whole file or leave the old one: temporary file in the same folder, fsync, replace.
+
+    Raises:
+        UserError: the folder cannot be written or the disk is full; the old file is untouched.
+    """
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    temporary = ""
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        os.replace(temporary, path)  # noqa: PTH105 - the plain call is the atomic one on every system
+    except OSError as error:
+        raise unwritable(path, error) from None
+    finally:
+        if temporary:
+            with contextlib.suppress(OSError):
+                Path(temporary).unlink(missing_ok=True)

@@ -1,0 +1,147 @@
+"""The folder of a run under checkpoints/: what lies in it, how it is begun, continued and logged."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from util.errors import UserError
+from util.files import atomic_write, make_folder, unwritable
+
+LATEST, BEST = "latest", "best"
+
+
+def plain(value: Any) -> Any:
+    """Make a value fit for JSON: numbers that are not finite become null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+class RunFolder:
+    """Paths, logs and life of one run.
+
+    Args:
+        checkpoints_dir: the folder of all runs.
+        name: the run's name, a plain folder name.
+    """
+
+    def __init__(self, checkpoints_dir: str | Path, name: str) -> None:
+        self.name = name
+        self.folder = Path(checkpoints_dir) / name
+        self.state = self.folder / "latest_state.safetensors"
+        self.options = self.folder / "options.json"
+        self.split = self.folder / "split.csv"
+        self.gate_log = self.folder / "gate_log.csv"
+        self.metrics = self.folder / "metrics.jsonl"
+        self.visdom_log = self.folder / "visdom_log.jsonl"
+        self.finished = self.folder / "finished.json"
+
+    def weights(self, which: str) -> Path:
+        """The weights called ``latest``, ``best`` or an epoch number."""
+        return self.folder / f"{which}_net_3TDCFNet.safetensors"
+
+    def _own_files(self) -> list[Path]:
+        named = [self.state, self.options, self.split, self.gate_log, self.metrics, self.visdom_log, self.finished]
+        return [path for path in [*named, *self.folder.glob("*_net_3TDCFNet.safetensors")] if path.is_file()]
+
+    def check(self, *, resume: bool, overwrite: bool) -> None:
+        """Refuse early what could not end well; nothing is written or removed yet.
+
+        Raises:
+            UserError: nothing to resume; the name already holds a run; the folder cannot be written.
+        """
+        if resume and not self.state.is_file():
+            raise UserError(
+                f"--continue_train: there is no saved state at {self.state}",
+                remedy="train without --continue_train first, or check --name and --checkpoints_dir",
+            )
+        held = self._own_files() if self.folder.exists() else []
+        if held and not (overwrite or resume):
+            raise UserError(
+                f"{self.folder} already holds a run",
+                expected="an unused --name",
+                found=", ".join(sorted(path.name for path in held)[:4]),
+                remedy="go on with it (--continue_train), choose another --name, or replace it (--overwrite)",
+            )
+        make_folder(self.folder)
+
+    def clear(self) -> None:
+        """Remove what an earlier run of this name left, and nothing else."""
+        for path in self._own_files():
+            path.unlink()
+
+    def weights_or_error(self, which: str) -> Path:
+        """The path of saved weights.
+
+        Raises:
+            UserError: they are not there; names those that are.
+        """
+        path = self.weights(which)
+        if path.is_file():
+            return path
+        there = sorted(p.name.split("_net_")[0] for p in self.folder.glob("*_net_3TDCFNet.safetensors"))
+        raise UserError(
+            f"no weights at {path}",
+            found=f"weights of: {', '.join(there)}" if there else "no trained run of that name",
+            remedy="use --which_epoch with one of these" if there else "train first (3TDCFNet_train.py), or check --name",
+        )
+
+    def log_epoch(self, record: Mapping[str, Any]) -> None:
+        """Append one epoch's record to metrics.jsonl."""
+        self._append(self.metrics, json.dumps(plain(record), allow_nan=False) + "\n")
+
+    def log_gate(self, row: Mapping[str, Any]) -> None:
+        """Append one decision to gate_log.csv."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(row))
+        if not self.gate_log.exists():
+            writer.writeheader()
+        writer.writerow(plain(row))
+        self._append(self.gate_log, text.getvalue())
+
+    def _append(self, path: Path, text: str) -> None:
+        try:
+            with path.open("a", encoding="utf-8", newline="") as file:
+                file.write(text)
+        except OSError as error:
+            raise unwritable(path, error) from None
+
+    def history(self) -> list[dict[str, Any]]:
+        """The epochs logged so far; a last line that was cut off by a crash is left out."""
+        return list(_whole_records(self.metrics.read_text(encoding="utf-8").splitlines())) if self.metrics.exists() else []
+
+    def gate_rows(self) -> list[dict[str, str]]:
+        """The gate decisions logged so far."""
+        if not self.gate_log.exists():
+            return []
+        with self.gate_log.open(encoding="utf-8", newline="") as file:
+            return [row for row in csv.DictReader(file) if None not in row.values()]
+
+    def cut_logs(self, epoch: int) -> None:
+        """Drop what was logged after ``epoch`` (1-based): a killed run may have logged an epoch that it did not save."""
+        if self.metrics.exists():
+            kept = [record for record in self.history() if record["epoch"] <= epoch]
+            atomic_write(self.metrics, "".join(json.dumps(record) + "\n" for record in kept))
+        rows = [row for row in self.gate_rows() if int(row["epoch"]) <= epoch]
+        if self.gate_log.exists():
+            self.gate_log.unlink()
+        for row in rows:
+            self.log_gate(row)
+
+
+def _whole_records(lines: Iterable[str]) -> Iterable[dict[str, Any]]:
+    for line in lines:
+        try:
+            yield json.loads(line)
+        except ValueError:
+            return
