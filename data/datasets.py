@@ -18,7 +18,7 @@ from data.loader import BatchLoader, DecodedSmears, decode
 from data.readers import read_dataroot
 from data.records import CLASS_NAMES, SmearRecord
 from data.splits import SIDES, SplitRow, assign, content_digests, group_ids, make_split, read_split
-from data.synthetic_writer import NOTICE, TREE, write_dataset
+from data.synthetic_writer import NOTICE, TREE, read_severities, write_dataset
 from util.errors import UserError
 
 SYNTHETIC = "synthetic"
@@ -76,8 +76,16 @@ def open_dataset(dataroot: str, *, synthetic_count: int = 240, seed: int = 0, wo
         UserError: it is missing, empty, of no known layout, or holds a file that cannot be read.
     """
     root = embedded_root(synthetic_count, seed) if dataroot == SYNTHETIC else Path(dataroot)
-    records = read_dataroot(root)
-    return Dataset(root, records, content_digests(records, workers), is_synthetic(root))
+    records, synthetic = read_dataroot(root), is_synthetic(root)
+    if synthetic:
+        grades = read_severities(root)
+        records = [replace(record, severity=grades.get(_within_tree(record.name))) for record in records]
+    return Dataset(root, records, content_digests(records, workers), synthetic)
+
+
+def _within_tree(name: str) -> str:
+    """A record's name relative to the AneRBC-I folder, whether the root was that folder or the one around it."""
+    return name.removeprefix(f"{TREE}/")
 
 
 def split_for_training(

@@ -53,7 +53,9 @@ def build_session(
     )
     facts = {
         "data": dict(data_facts),
-        "options": options.values(),
+        "options": {
+            name: {"value": value, "default": options.defaults()[name]} for name, value in options.values().items()
+        },
         "starts": dict.fromkeys(TIER_KEYS, "random weights"),
     }
     return TrainingSession(
@@ -62,5 +64,6 @@ def build_session(
         folder,
         facts,
         save_every=options.save_epoch_freq,
+        save_seconds=options.save_seconds,
         stop_when_open=options.stop_when_open,
     )

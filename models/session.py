@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
@@ -43,6 +44,7 @@ class TrainingSession:
         folder: where the run lives.
         facts: plain data that every checkpoint carries (options, data, weights that the tiers started from).
         save_every: also keep the weights of every n-th epoch; 0 keeps latest and best.
+        save_seconds: write latest weights and state when so many seconds have passed since the last time.
         stop_when_open: end the run once the third gate has opened.
     """
 
@@ -54,10 +56,12 @@ class TrainingSession:
         facts: Mapping[str, Any],
         *,
         save_every: int = 0,
+        save_seconds: float = 0.0,
         stop_when_open: bool = False,
     ) -> None:
         self.trainer, self.gate, self.folder, self.facts = trainer, gate, folder, facts
-        self.save_every, self.stop_when_open = save_every, stop_when_open
+        self.save_every, self.save_seconds, self.stop_when_open = save_every, save_seconds, stop_when_open
+        self.saved_at = -math.inf
         self.done = 0
         self.best: dict[str, Any] = {"score": None, "epoch": None}
         self.stopped = False
@@ -194,16 +198,26 @@ class TrainingSession:
             save_checkpoint(self.folder.weights(BEST), weights)
         if self.save_every and self.done % self.save_every == 0:
             save_checkpoint(self.folder.weights(str(self.done)), weights)
-        save_checkpoint(self.folder.weights(LATEST), weights)
         self.trainer.open_tier(self.gate.tier)
-        save_checkpoint(self.folder.state, self._state())
+        if self._is_last() or time.monotonic() - self.saved_at >= self.save_seconds:
+            save_checkpoint(self.folder.weights(LATEST), weights)
+            save_checkpoint(self.folder.state, self._state())
+            self.saved_at = time.monotonic()
+
+    def _is_last(self) -> bool:
+        ends = self.stop_when_open and self.gate.all_open
+        return ends or self.stopped or self.done == self.trainer.settings.epochs
 
     def _is_best(self, evaluation: Evaluation) -> bool:
-        """Whether Global has never been better on the validation split: AUROC, where defined, else minus the loss."""
-        auroc = evaluation.auroc(HEAD_KEYS[-1])
-        score = auroc if auroc is not None else -evaluation.loss
-        if score != score:  # no labelled validation image: the last epoch is all one can choose
-            score = float(self.done)
+        """Whether Global has never done better on the validation split: by AUROC, and by the loss where that is equal.
+
+        A small split is soon judged without a fault; the loss then still tells a sure verdict from a lucky one.
+        """
+        score = [evaluation.auroc(HEAD_KEYS[-1]), -evaluation.loss]
+        if score[0] is None:  # one class only, or no label: there is no AUROC to go by
+            score[0] = 0.0
+        if score[1] != score[1]:  # no labelled validation image: the last epoch is all one can choose
+            score = [0.0, float(self.done)]
         if self.best["score"] is not None and score <= self.best["score"]:
             return False
         self.best = {"score": score, "epoch": self.done}

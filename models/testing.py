@@ -148,6 +148,15 @@ class TestRun:
             "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU",
         }
 
+    def _shown_options(self) -> dict[str, Any]:
+        """The options of training and test, each with its default, so that the page can mark those that differ."""
+        trained = {f"train: {name}": shown for name, shown in self.saved.facts["options"].items()}
+        defaults = self.options.defaults()
+        tested = {
+            f"test: {name}": {"value": value, "default": defaults[name]} for name, value in self.options.values().items()
+        }
+        return {**trained, **tested}
+
     def _warnings(self, data: SidesToTest) -> list[str]:
         warnings = []
         if self.saved.facts["data"]["synthetic"] and not data.facts["synthetic"]:
@@ -160,7 +169,6 @@ class TestRun:
         """Write metrics.json and the page, the page last, and return its path."""
         content = self.content(data)
         write_json(self.results / "metrics.json", content)
-        trained_with, tested_with = self.saved.facts["options"], self.options.non_defaults()
         report = Report(
             title=self.options.name,
             metrics=content,
@@ -168,6 +176,6 @@ class TestRun:
             gate_log=self.folder.gate_rows(),
             history=self.folder.history(),
             warnings=self._warnings(data),
-            options={**trained_with, **{f"test: {name}": value for name, value in tested_with.items()}},
+            options=self._shown_options(),
         )
         return write_report(self.results, report)

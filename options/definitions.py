@@ -225,6 +225,14 @@ OPTIONS: tuple[Option, ...] = (
     Option("continue_train", False, "go on from the last saved state of this run.", _SAVE, (TRAIN,)),
     Option("overwrite", False, "start anew in a name that already holds a run; what it held is removed.", _SAVE, (TRAIN,)),
     Option("save_epoch_freq", 0, "also keep the weights of every n-th epoch; 0 keeps latest and best only.", _SAVE, (TRAIN,), parse=at_least(0)),
+    Option(
+        "save_seconds",
+        30.0,
+        "save the latest weights and state after an epoch once so many seconds have passed; 0 is every epoch.",
+        _SAVE,
+        (TRAIN,),
+        parse=at_least(0, float),
+    ),
     Option("which_epoch", "latest", "weights to test: latest, best or an epoch number.", _TEST, (TEST,), spellings=("epoch",), parse=checkpoint_choice),
     Option(
         "binary_from",

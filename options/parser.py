@@ -28,9 +28,14 @@ class Options(argparse.Namespace):
         """All options of the command by name, in the order of ``--help``."""
         return {option.name: getattr(self, option.name) for option in options_of(self.command)}
 
+    def defaults(self) -> dict[str, Any]:
+        """Their defaults by name."""
+        return {option.name: option.default for option in options_of(self.command)}
+
     def non_defaults(self) -> dict[str, Any]:
         """Those that differ from their default."""
-        return {o.name: getattr(self, o.name) for o in options_of(self.command) if getattr(self, o.name) != o.default}
+        defaults = self.defaults()
+        return {name: value for name, value in self.values().items() if value != defaults[name]}
 
 
 class Parser(argparse.ArgumentParser):

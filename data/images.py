@@ -1,0 +1,298 @@
+"""Reading smear images and masks from disk, and refusing, by name, every file that is not what it claims to be."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from util.errors import UserError
+
+MASK_THRESHOLD = 128
+MAX_PIXELS = 100_000_000
+
+FAMILY_OF_SUFFIX = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".jpe": "JPEG",
+    ".jfif": "JPEG",
+    ".bmp": "BMP",
+    ".dib": "BMP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+}
+ACCEPTED = "PNG, JPEG, BMP or TIFF"
+_FAMILY_OF_FORMAT = {"PNG": "PNG", "JPEG": "JPEG", "MPO": "JPEG", "BMP": "BMP", "DIB": "BMP", "TIFF": "TIFF"}
+# Only these decoders are ever run, so that a hostile file cannot choose a more exotic one.
+_DECODERS = ("PNG", "JPEG", "BMP", "DIB", "TIFF")
+_SIGNATURES = (
+    (b"GIF8", "a GIF image"),
+    (b"%PDF", "a PDF document"),
+    (b"PK\x03\x04", "a ZIP archive (or an Office document)"),
+    (b"\x1f\x8b", "a gzip file"),
+    (b"version https://git-lfs", "a Git LFS pointer, not the image itself"),
+    (b"<", "an HTML, XML or SVG text"),
+    (b"\x89PNG", "a PNG image whose header is damaged"),
+    (b"\xff\xd8\xff", "a JPEG image whose header is damaged"),
+    (b"BM", "a BMP image whose header is damaged"),
+    (b"II*\x00", "a TIFF image whose header is damaged"),
+    (b"MM\x00*", "a TIFF image whose header is damaged"),
+)
+_ORIENTATION_TAG = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# What Pillow raises on damaged data, format by format.
+_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
+_BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+
+Result = TypeVar("Result")
+
+
+def read_rgb(path: str | Path) -> npt.NDArray[np.uint8]:
+    """Read one image as RGB, upright (EXIF orientation applied).
+
+    Transparency is laid over white, palettes and grey levels become RGB, and 16-bit grey is scaled from 0..65535 to
+    0..255.
+
+    Args:
+        path: a PNG, JPEG, BMP or TIFF file whose extension says the same as its content.
+
+    Returns:
+        uint8 array of shape (H, W, 3).
+
+    Raises:
+        UserError: the file is missing, damaged, of another format, empty or larger than 100 megapixels.
+    """
+    return np.array(_with_image(Path(path), _to_rgb), dtype=np.uint8)
+
+
+def read_mask(path: str | Path, *, dark: bool) -> npt.NDArray[np.bool_]:
+    """Read one binary ground truth; it is always thresholded, since published masks hold many grey levels.
+
+    Args:
+        path: the mask file, in any form that ``read_rgb`` accepts.
+        dark: True where the file draws cells dark on white, False for white on black.
+
+    Returns:
+        bool array of shape (H, W), True on cells: grey < 128 where ``dark``, else grey >= 128.
+
+    Raises:
+        UserError: as ``read_rgb``.
+    """
+    grey = np.asarray(_with_image(Path(path), _to_rgb).convert("L"))
+    return grey < MASK_THRESHOLD if dark else grey >= MASK_THRESHOLD
+
+
+def read_size(path: str | Path) -> tuple[int, int]:
+    """Read the (width, height) in pixels of the upright image from its header alone.
+
+    Raises:
+        UserError: as ``read_rgb``, but damage behind the header is not seen.
+    """
+    return _with_image(Path(path), _upright_size)
+
+
+def content_digest(array: npt.NDArray[np.generic]) -> str:
+    """Hash the pixels of an image, so that equal images are found whatever their file format.
+
+    Args:
+        array: any array; its element type, shape and values all count.
+
+    Returns:
+        sha256 as 64 hexadecimal digits.
+    """
+    digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
+    digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def otsu_mask(rgb: npt.NDArray[np.uint8], *, channel: Literal["mean", "green"] = "mean") -> npt.NDArray[np.bool_]:
+    """Segment dark cells without learning: Otsu's threshold (1979), then holes filled (central pallor is a hole).
+
+    Against the 14 masks of AneRBC-I 001..007 of both classes at 1224x960, the pooled Dice is .946 on the mean of the
+    three channels (averaged over images .945, the reference "Otsu + fill") and .952 on green alone, where haemoglobin
+    absorbs most.
+
+    Args:
+        rgb: uint8 array of shape (H, W, 3).
+        channel: what is thresholded.
+
+    Returns:
+        bool array of shape (H, W), True on cells; all False where the image has no contrast.
+
+    Raises:
+        ValueError: ``rgb`` is not a uint8 array of shape (H, W, 3), or ``channel`` is unknown.
+    """
+    from scipy.ndimage import binary_fill_holes
+    from skimage.filters import threshold_otsu
+
+    if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
+        raise ValueError(f"expected uint8 (H, W, 3), found {rgb.dtype} {rgb.shape}")
+    if channel not in ("mean", "green"):
+        raise ValueError(f"channel must be 'mean' or 'green', found {channel!r}")
+    levels = rgb[..., 1] if channel == "green" else np.rint(rgb.mean(axis=2)).astype(np.uint8)
+    if levels.size == 0 or levels.min() == levels.max():
+        return np.zeros(levels.shape, dtype=bool)
+    return np.asarray(binary_fill_holes(levels <= threshold_otsu(levels)), dtype=bool)
+
+
+def _with_image(path: Path, use: Callable[[Image.Image, Path], Result]) -> Result:
+    """Open ``path``, check its header and hand it to ``use``; whatever goes wrong becomes a UserError."""
+    family = _expected_family(path)
+    _check_file(path)
+    try:
+        with Image.open(path, formats=_DECODERS) as image:
+            _check_header(image, family, path)
+            return use(image, path)
+    except _BOMB as error:
+        raise _too_large(path, str(error)) from error
+    except UnidentifiedImageError as error:
+        raise _wrong_content(path, family, _sniff(path)) from error
+    except _DAMAGED as error:
+        raise UserError(
+            f"{path}: the image cannot be decoded",
+            expected=f"a complete {family} image",
+            found=f"damaged or truncated data ({error})",
+            remedy="copy or download the file again, or take it out of the data root",
+        ) from error
+
+
+def _expected_family(path: Path) -> str:
+    """Name the format that the file's extension promises."""
+    family = FAMILY_OF_SUFFIX.get(path.suffix.lower())
+    if family is None:
+        raise UserError(
+            f"{path}: not an image that can be read",
+            expected=f"{ACCEPTED}, by extension ({' '.join(FAMILY_OF_SUFFIX)})",
+            found=f"extension {path.suffix!r}",
+            remedy="convert the image to PNG, or take the file out of the data root",
+        )
+    return family
+
+
+def _check_file(path: Path) -> None:
+    """Refuse what is not a readable regular file with something in it."""
+    expected = f"a {ACCEPTED} file"
+    try:
+        if not path.is_file():
+            found = "something that is no regular file" if path.exists() else "nothing"
+            raise UserError(f"{path}: no such image", expected=expected, found=found, remedy="check the path")
+        with path.open("rb") as stream:
+            empty = not stream.read(1)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(
+            f"{path}: cannot be read", expected=expected, found=reason, remedy="check its permissions"
+        ) from error
+    if empty:
+        raise UserError(f"{path}: the file is empty", expected=expected, found="0 bytes", remedy="copy the file again")
+
+
+def _check_header(image: Image.Image, family: str, path: Path) -> None:
+    """Refuse a format that differs from the extension, images without pixels or with too many, and several pages."""
+    found = _FAMILY_OF_FORMAT.get(image.format or "", image.format or "an unknown format")
+    if found != family:
+        raise _wrong_content(path, family, f"a {found} image")
+    if image.width < 1 or image.height < 1:
+        size = f"{image.width}x{image.height}"
+        raise UserError(
+            f"{path}: the image has no pixels", expected="at least 1x1", found=size, remedy="export it again"
+        )
+    if image.width * image.height > MAX_PIXELS:
+        raise _too_large(path, f"{image.width}x{image.height} = {image.width * image.height / 1e6:.0f} megapixels")
+    pages = getattr(image, "n_frames", 1) if family == "TIFF" else 1
+    if pages > 1:
+        raise UserError(
+            f"{path}: the TIFF holds several pages", expected="one", found=str(pages), remedy="save each page as a file"
+        )
+
+
+def _too_large(path: Path, found: str) -> UserError:
+    """Word the error for an image that would fill the memory."""
+    return UserError(
+        f"{path}: the image is too large to decode",
+        expected=f"at most {MAX_PIXELS // 1_000_000} megapixels",
+        found=found,
+        remedy="crop the image into tiles first",
+    )
+
+
+def _wrong_content(path: Path, family: str, found: str) -> UserError:
+    """Word the error for a file whose content is not what its extension says."""
+    return UserError(
+        f"{path}: the content does not match the extension",
+        expected=f"a {family} image, as {path.suffix} says",
+        found=found,
+        remedy=f"convert it to {family}, or give it its own extension where that is one of {ACCEPTED}",
+    )
+
+
+def _sniff(path: Path) -> str:
+    """Say what a file that is no accepted image looks like."""
+    with path.open("rb") as stream:
+        start = stream.read(64)
+    if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
+        return "a WebP image"
+    for signature, meaning in _SIGNATURES:
+        if start.lstrip().startswith(signature):
+            return meaning
+    return f"a file that starts with the bytes {start[:8].hex(' ')}"
+
+
+def _orientation(image: Image.Image) -> int:
+    """Read the EXIF orientation (1..8, 1 = upright) from the header."""
+    if image.format == "TIFF":
+        return 1  # Pillow's TIFF decoder already gives size and pixels upright
+    if image.format == "PNG" and not {"exif", "Raw profile type exif"} & image.info.keys():
+        return 1  # getexif() would decode the whole file to look behind the pixels
+    value = image.getexif().get(_ORIENTATION_TAG, 1)
+    return value if value in _UPRIGHT else 1
+
+
+def _upright_size(image: Image.Image, path: Path) -> tuple[int, int]:
+    """Give (width, height) as they will be once the image is upright."""
+    width, height = image.size
+    return (height, width) if _orientation(image) >= 5 else (width, height)
+
+
+def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
+    """Decode, turn upright and bring to 8-bit RGB."""
+    orientation = _orientation(image)
+    image.load()
+    upright = image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+    if upright.mode.startswith("I") or upright.mode == "F":
+        upright = _scale_deep_grey(upright, path)
+    if upright.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        rgba = upright.convert("RGBA")
+        upright = Image.alpha_composite(Image.new("RGBA", rgba.size, (255, 255, 255, 255)), rgba)
+    return upright.convert("RGB")
+
+
+def _scale_deep_grey(image: Image.Image, path: Path) -> Image.Image:
+    """Scale grey of 16 bits to 8; deeper grey has no known range and is refused."""
+    levels = np.asarray(image)
+    # Some Pillow versions open 16-bit PNG as mode I; its values then still fit 16 bits.
+    deep_png = image.mode == "I" and levels.min() >= 0 and levels.max() <= 65535 and path.suffix.lower() == ".png"
+    if not (image.mode.startswith("I;16") or deep_png):
+        raise UserError(
+            f"{path}: the grey levels have no known range",
+            expected="8 or 16 bits a channel",
+            found=f"32-bit values (Pillow mode {image.mode})",
+            remedy="export the image with 8 or 16 bits a channel",
+        )
+    return Image.fromarray(np.rint(levels.astype(np.float64) / 257).astype(np.uint8))

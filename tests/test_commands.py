@@ -1,0 +1,430 @@
+"""The commands as a user runs them: the whole way on tiny data, and every bad input as one clear error."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data.splits import read_split
+from data.synthetic_writer import write_dataset
+from util.errors import UserError
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+TINY = "--gpu_ids -1 --preset small --loadSize 64 --fineSize 64 --batchSize 8"
+
+
+def door(name):
+    """The ``main`` of a command, whose file name is no module name."""
+    spec = importlib.util.spec_from_file_location(f"door_{name}", REPOSITORY / f"3TDCFNet_{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main
+
+
+def call(name, line, monkeypatch, folder):
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", [f"3TDCFNet_{name}.py", *shlex.split(line)])
+    return door(name)()
+
+
+def refused(name, line, monkeypatch, folder):
+    with pytest.raises(UserError) as error:
+        call(name, line, monkeypatch, folder)
+    return str(error.value)
+
+
+@pytest.fixture(scope="module")
+def smears(tmp_path_factory):
+    """Twenty-four synthetic smears of 128 pixels in AneRBC's own tree."""
+    out = tmp_path_factory.mktemp("data") / "smears"
+    write_dataset(out, count=24, seed=5, size=128, workers=1)
+    return out
+
+
+@pytest.fixture(scope="module")
+def trained(smears, tmp_path_factory):
+    """A folder in which the small network was trained for three epochs, one a tier."""
+    folder = tmp_path_factory.mktemp("run")
+    patch = pytest.MonkeyPatch()
+    line = f"--dataroot {smears} --name SEG {TINY} --niter 2 --niter_decay 1 --gate_thresholds 0,0,1 --gate_tolerance 1"
+    try:
+        assert call("train", line, patch, folder) == 0
+    finally:
+        patch.undo()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tested(trained, smears):
+    """The results of testing it."""
+    patch = pytest.MonkeyPatch()
+    line = f"--dataroot {smears} --name SEG --gpu_ids -1 --loadSize 64 --fineSize 64 --resamples 100"
+    try:
+        assert call("test", line, patch, trained) == 0
+    finally:
+        patch.undo()
+    return trained / "results" / "SEG" / "test_latest"
+
+
+def test_training_leaves_what_the_contract_names(trained):
+    run = trained / "checkpoints" / "SEG"
+    names = {path.name for path in run.iterdir()}
+    assert {
+        "latest_net_3TDCFNet.safetensors",
+        "best_net_3TDCFNet.safetensors",
+        "latest_state.safetensors",
+        "options.json",
+        "split.csv",
+        "gate_log.csv",
+        "metrics.jsonl",
+    } <= names
+    assert [json.loads(line)["epoch"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3]
+    with (run / "gate_log.csv").open() as file:
+        decisions = [(row["tier"], row["decision"]) for row in csv.DictReader(file)]
+    assert decisions[:2] == [("1", "open"), ("2", "open")] and decisions[2][0] == "3"
+
+
+def test_no_group_stands_on_two_sides(trained):
+    rows = read_split(trained / "checkpoints" / "SEG" / "split.csv")
+    sides = {}
+    for row in rows:
+        sides.setdefault(row.group, set()).add(row.split)
+    assert all(len(found) == 1 for found in sides.values())
+    assert {row.split for row in rows} == {"train", "val", "test"}
+
+
+def test_the_test_judges_every_image_of_the_split(trained, tested, smears):
+    rows = read_split(trained / "checkpoints" / "SEG" / "split.csv")
+    for side, name in (("test", "predictions.csv"), ("val", "predictions_val.csv"), ("train", "predictions_train.csv")):
+        with (tested / name).open(newline="") as file:
+            found = list(csv.DictReader(file))
+        assert [row["image"] for row in found] == sorted(row.image for row in rows if row.split == side)
+        assert {row["split"] for row in found} == {side}
+    with (tested / "predictions.csv").open(newline="") as file:
+        graded = [row for row in csv.DictReader(file) if row["label_true"] == "Anemic"]
+    assert graded and {row["severity_true"] for row in graded} <= {"Mild", "Chronic"}
+
+
+def test_masks_have_the_input_s_own_size_and_only_two_values(tested, smears):
+    with (tested / "predictions.csv").open(newline="") as file:
+        images = [row["image"] for row in csv.DictReader(file)]
+    assert sorted(p.stem for p in (tested / "masks").glob("*.png")) == sorted(Path(name).stem for name in images)
+    for path in (tested / "masks").glob("*.png"):
+        mask = np.array(Image.open(path))
+        assert mask.shape == (128, 128) and set(np.unique(mask)) <= {0, 255}
+
+
+def test_metrics_agree_with_the_predictions(tested, smears):
+    metrics = json.loads((tested / "metrics.json").read_text())
+    with (tested / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for head, column in (("tier1", "prob_anemic_tier1"), ("global", "prob_anemic")):
+        called = np.array([float(row[column]) > 0.5 for row in rows])
+        true = np.array([row["label_true"] == "Anemic" for row in rows])
+        scored = metrics["splits"]["test"][head]
+        expected = [[int((~called & ~true).sum()), int((called & ~true).sum())]]
+        expected.append([int((~called & true).sum()), int((called & true).sum())])
+        assert scored["confusion_matrix"] == expected
+        assert scored["accuracy"] == pytest.approx((called == true).mean())
+    inter = total = 0
+    for row in rows:
+        mask = np.array(Image.open(tested / "masks" / f"{Path(row['image']).stem}.png")) > 127
+        truth = smears / row["image"].replace("Original_images", "Binary_segmented")
+        true_mask = np.array(Image.open(truth).convert("L")) < 128
+        inter, total = inter + int((mask & true_mask).sum()), total + int(mask.sum() + true_mask.sum())
+    assert metrics["segmentation"]["test"]["dice"] == pytest.approx(2 * inter / total)
+    assert metrics["segmentation"]["test"]["n"] == len(rows)
+    assert metrics["tiers_opened"]["tier1"]["how"] == "opened"
+    assert metrics["provenance"]["synthetic"] is True and metrics["provenance"]["binary_from"] == "predicted"
+
+
+def test_the_page_shows_every_image_of_the_test_split(tested):
+    page = (tested / "index.html").read_text(encoding="utf-8")
+    with (tested / "predictions.csv").open(newline="") as file:
+        names = [row["image"] for row in csv.DictReader(file)]
+    assert all(name in page for name in names)
+    assert "synthetic" in page.lower() and "not for diagnosis" in page.lower()
+    shown = {p.relative_to(tested).as_posix() for p in (tested / "images").rglob("*.jpg")}
+    assert len(shown) == 4 * len(names)
+
+
+def test_testing_again_gives_the_same_predictions(tested, trained, smears, monkeypatch):
+    before = (tested / "predictions.csv").read_bytes()
+    line = f"--dataroot {smears} --name SEG --gpu_ids -1 --loadSize 64 --fineSize 64 --resamples 100 --batchSize 3"
+    call("test", line, monkeypatch, trained)
+    after = list(csv.reader((tested / "predictions.csv").read_text().splitlines()))
+    for old, new in zip(csv.reader(before.decode().splitlines()), after, strict=True):
+        if old[0] != "image":
+            assert old[0] == new[0]
+            assert np.allclose([float(v) for v in old[1:5]], [float(v) for v in new[1:5]], atol=1e-4)
+
+
+def test_true_masks_at_test_are_asked_for_and_said(trained, smears, monkeypatch):
+    line = f"--dataroot {smears} --name SEG --gpu_ids -1 --loadSize 64 --fineSize 64 --resamples 100 --splits test"
+    call("test", f"{line} --binary_from gt --which_epoch best", monkeypatch, trained)
+    metrics = json.loads((trained / "results/SEG/test_best/metrics.json").read_text())
+    assert metrics["provenance"]["binary_from"] == "gt"
+    assert set(metrics["splits"]) == {"test"}
+    assert "true mask" in (trained / "results/SEG/test_best/index.html").read_text().lower()
+
+
+def test_smears_that_the_split_does_not_know_are_all_tested(trained, tmp_path, monkeypatch):
+    write_dataset(tmp_path / "other", count=6, seed=99, size=96, workers=1)
+    line = f"--dataroot {tmp_path}/other --name SEG --gpu_ids -1 --loadSize 64 --fineSize 64 --resamples 100"
+    call("test", f"{line} --results_dir {tmp_path}/res", monkeypatch, trained)
+    with (tmp_path / "res/SEG/test_latest/predictions.csv").open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == 6
+    assert set(json.loads((tmp_path / "res/SEG/test_latest/metrics.json").read_text())["splits"]) == {"test"}
+
+
+def test_images_without_masks_train_and_test_the_classifier_alone(smears, tmp_path, monkeypatch):
+    root = tmp_path / "unpaired"
+    shutil.copytree(smears, root, ignore=shutil.ignore_patterns("Binary_segmented", "Instances"))
+    line = f"--dataroot {root} --name C {TINY} --niter 1 --niter_decay 0"
+    call("train", line, monkeypatch, tmp_path)
+    record = json.loads((tmp_path / "checkpoints/C/metrics.jsonl").read_text())
+    assert record["train"]["loss_L1"] == 0 and record["train"]["dice"] is None and record["val"]["dice"] is None
+    call("test", f"--dataroot {root} --name C --gpu_ids -1 --loadSize 64 --fineSize 64 --resamples 100", monkeypatch, tmp_path)
+    metrics = json.loads((tmp_path / "results/C/test_latest/metrics.json").read_text())
+    assert metrics["segmentation"] is None
+    assert metrics["provenance"]["mask_source"] == "otsu"
+
+
+def test_a_paired_tree_is_trained_and_tested(tmp_path, monkeypatch, rng):
+    rows, columns = np.mgrid[:96, :96]
+    for kind in ("rgb", "binary"):
+        for label in ("healthy", "anemic"):
+            (tmp_path / "pairs" / kind / label).mkdir(parents=True)
+    for i in range(24):
+        label = ("healthy", "anemic")[i % 2]
+        mask = (rows - 48) ** 2 + (columns - rng.integers(30, 66)) ** 2 < (300 if i % 2 else 600)
+        rgb = np.where(mask[..., None], (120, 110, 160), (210, 212, 208)) + rng.integers(0, 8, (96, 96, 3))
+        Image.fromarray(rgb.astype(np.uint8)).save(tmp_path / "pairs/rgb" / label / f"same name {i}.png")
+        Image.fromarray(mask.astype(np.uint8) * 255).save(tmp_path / "pairs/binary" / label / f"same name {i}.png")
+    call("train", f"--dataroot pairs --name P {TINY} --niter 1 --niter_decay 0", monkeypatch, tmp_path)
+    call("test", "--dataroot pairs --name P --gpu_ids -1 --loadSize 64 --fineSize 64 --resamples 100", monkeypatch, tmp_path)
+    metrics = json.loads((tmp_path / "results/P/test_latest/metrics.json").read_text())
+    assert metrics["splits"]["test"]["global"]["n"] == metrics["segmentation"]["test"]["n"] > 0
+
+
+def test_a_larger_load_size_is_cropped_in_training_and_covered_in_test(smears, tmp_path, monkeypatch):
+    sizes = "--gpu_ids -1 --loadSize 80 --fineSize 64"
+    call("train", f"--dataroot {smears} --name L --preset small {sizes} --niter 1 --niter_decay 0", monkeypatch, tmp_path)
+    call("test", f"--dataroot {smears} --name L {sizes} --resamples 100 --splits test", monkeypatch, tmp_path)
+    mask = next((tmp_path / "results/L/test_latest/masks").glob("*.png"))
+    assert Image.open(mask).size == (128, 128)
+
+
+def test_a_continued_run_goes_on_where_it_was(trained, smears, tmp_path, monkeypatch):
+    shutil.copytree(trained / "checkpoints", tmp_path / "checkpoints")
+    call("train", "--name SEG --continue_train --gpu_ids -1 --niter 3", monkeypatch, tmp_path)
+    lines = (tmp_path / "checkpoints/SEG/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3, 4]
+
+
+def test_the_embedded_data_set_is_made_once(tmp_path, monkeypatch, capsys):
+    line = f"--dataroot synthetic --synthetic_count 20 --name E {TINY} --niter 1 --niter_decay 0"
+    call("train", line, monkeypatch, tmp_path)
+    made = next((tmp_path / "datasets").iterdir())
+    stamp = made.stat().st_mtime_ns
+    assert "SYNTHETIC" in capsys.readouterr().out
+    call("train", f"{line} --overwrite", monkeypatch, tmp_path)
+    assert made.stat().st_mtime_ns == stamp
+
+
+# ---- bad input: one clear error each, nothing lost ------------------------------------------------------------------
+
+
+def test_a_missing_data_root(tmp_path, monkeypatch):
+    text = refused("train", f"--dataroot absent {TINY}", monkeypatch, tmp_path)
+    assert "absent" in text and "remedy" in text
+
+
+def test_an_empty_data_root(tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    assert "empty" in refused("train", f"--dataroot empty {TINY}", monkeypatch, tmp_path)
+
+
+def break_data(smears, tmp_path, how):
+    """A copy of the data with one thing wrong, and the name that the error must say."""
+    root = tmp_path / "broken"
+    shutil.copytree(smears, root)
+    folder = root / "AneRBC-I" / "Anemic_individuals"
+    image, mask = folder / "Original_images" / "003_a.png", folder / "Binary_segmented" / "003_a.png"
+    if how == "mask without image":
+        image.unlink()
+    elif how == "image without mask":
+        mask.unlink()
+    elif how == "mask of another size":
+        Image.open(mask).resize((64, 128)).save(mask)
+    elif how == "truncated PNG":
+        image.write_bytes(image.read_bytes()[:5000])
+    elif how == "GIF renamed PNG":
+        Image.open(image).convert("P").save(image, format="GIF")
+    return root, "003_a"
+
+
+@pytest.mark.parametrize(
+    "how", ["mask without image", "image without mask", "mask of another size", "truncated PNG", "GIF renamed PNG"]
+)
+def test_broken_data_names_the_file_and_begins_no_run(smears, tmp_path, monkeypatch, how):
+    root, name = break_data(smears, tmp_path, how)
+    text = refused("train", f"--dataroot {root} {TINY}", monkeypatch, tmp_path)
+    assert name in text and ("expected" in text or "remedy" in text)
+    assert not list((tmp_path / "checkpoints").rglob("*.*")), "no half-begun run is left"
+
+
+def test_a_crop_larger_than_the_image(tmp_path, monkeypatch):
+    assert "--fineSize 300" in refused("train", "--dataroot d --loadSize 100 --fineSize 300", monkeypatch, tmp_path)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU 0 here")
+def test_the_published_command_on_a_machine_without_a_gpu(smears, tmp_path, monkeypatch):
+    line = f"--dataroot {smears} --name SEG --gpu_ids 0 --display_id 0 --lambda_L1 60 --niter 100 --niter_decay 150 --pool_size 32 --loadSize 300 --fineSize 300"
+    text = refused("train", line, monkeypatch, tmp_path)
+    assert "no GPU 0" in text and "--gpu_ids -1" in text
+
+
+def test_several_gpus_are_refused_for_now(smears, tmp_path, monkeypatch):
+    assert "several GPUs" in refused("train", f"--dataroot {smears} --gpu_ids 0,1", monkeypatch, tmp_path)
+
+
+def test_output_that_cannot_be_written(smears, tmp_path, monkeypatch):
+    (tmp_path / "checkpoints").write_text("a file where a folder is needed")
+    text = refused("train", f"--dataroot {smears} {TINY}", monkeypatch, tmp_path)
+    assert "cannot write" in text and "checkpoints" in text
+    assert (tmp_path / "checkpoints").read_text() == "a file where a folder is needed"
+
+
+def test_results_that_cannot_be_written(trained, smears, monkeypatch, tmp_path):
+    (tmp_path / "res").write_text("x")
+    line = f"--dataroot {smears} --name SEG --gpu_ids -1 --loadSize 64 --fineSize 64 --results_dir {tmp_path}/res"
+    assert "cannot write" in refused("test", line, monkeypatch, trained)
+
+
+def test_test_before_train(smears, tmp_path, monkeypatch):
+    text = refused("test", f"--dataroot {smears} --name SEG --gpu_ids -1", monkeypatch, tmp_path)
+    assert "no weights" in text and "train first" in text
+
+
+def test_an_epoch_that_was_not_saved_names_those_that_were(trained, smears, monkeypatch):
+    line = f"--dataroot {smears} --name SEG --gpu_ids -1 --which_epoch 77"
+    assert "weights of: best, latest" in refused("test", line, monkeypatch, trained)
+
+
+def test_a_checkpoint_of_another_input_size(trained, smears, monkeypatch):
+    text = refused("test", f"--dataroot {smears} --name SEG --gpu_ids -1", monkeypatch, trained)
+    assert "--fineSize 300 is not the input size" in text and "--fineSize 64" in text
+
+
+def test_continuing_with_another_architecture(trained, tmp_path, monkeypatch):
+    shutil.copytree(trained / "checkpoints", tmp_path / "checkpoints")
+    before = (tmp_path / "checkpoints/SEG/latest_state.safetensors").read_bytes()
+    line = "--name SEG --continue_train --gpu_ids -1 --dropout 0.5"
+    assert "another architecture" in refused("train", line, monkeypatch, tmp_path)
+    assert (tmp_path / "checkpoints/SEG/latest_state.safetensors").read_bytes() == before
+
+
+def test_continuing_what_was_never_begun(smears, tmp_path, monkeypatch):
+    text = refused("train", f"--dataroot {smears} --name N {TINY} --continue_train", monkeypatch, tmp_path)
+    assert "no saved state" in text
+
+
+def test_a_name_in_use_is_not_overwritten_unasked(trained, smears, tmp_path, monkeypatch):
+    shutil.copytree(trained / "checkpoints", tmp_path / "checkpoints")
+    stranger = tmp_path / "checkpoints/SEG/notes.txt"
+    stranger.write_text("mine")
+    line = f"--dataroot {smears} --name SEG {TINY} --niter 1 --niter_decay 0"
+    text = refused("train", line, monkeypatch, tmp_path)
+    assert "already holds a run" in text and "--overwrite" in text
+    assert len((tmp_path / "checkpoints/SEG/metrics.jsonl").read_text().splitlines()) == 3
+    call("train", f"{line} --overwrite", monkeypatch, tmp_path)
+    assert len((tmp_path / "checkpoints/SEG/metrics.jsonl").read_text().splitlines()) == 1
+    assert stranger.read_text() == "mine"
+
+
+def test_a_split_of_other_data_is_refused(trained, tmp_path, monkeypatch):
+    write_dataset(tmp_path / "other", count=24, seed=6, size=64, workers=1)
+    split = trained / "checkpoints/SEG/split.csv"
+    text = refused("train", f"--dataroot {tmp_path}/other {TINY} --split_file {split}", monkeypatch, tmp_path)
+    assert "is not the split of" in text
+
+
+def test_errors_leave_the_shell_with_status_two_and_no_traceback(tmp_path):
+    command = [sys.executable, str(REPOSITORY / "3TDCFNet_train.py"), "--dataroot", "absent", "--gpu_ids", "-1"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and "Traceback" not in done.stderr
+
+
+def test_the_data_command_splits_tiles_and_synthesises(tmp_path, monkeypatch, capsys):
+    call("data", "synthesize smears --count 20 --seed 3 --size 128", monkeypatch, tmp_path)
+    call("data", "split smears --out split.csv --seed 1", monkeypatch, tmp_path)
+    assert {row.split for row in read_split(tmp_path / "split.csv")} == {"train", "val", "test"}
+    assert "exists" in refused("data", "split smears --out split.csv", monkeypatch, tmp_path)
+    call("data", "tile smears tiles --columns 2 --rows 2", monkeypatch, tmp_path)
+    assert len(list((tmp_path / "tiles/AneRBC-II").rglob("Original_images/*.png"))) == 80
+
+
+# ---- what README and docs say ---------------------------------------------------------------------------------------
+
+
+def documented_commands():
+    """Every ``python 3TDCFNet_*.py ...`` in README and docs, continued lines joined."""
+    found = []
+    for path in [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]:
+        for block in re.findall(r"```(?:bash|sh|console)?\n(.*?)```", path.read_text(encoding="utf-8"), re.S):
+            for line in block.replace("\\\n", " ").splitlines():
+                match = re.match(r"\s*(?:\$ )?python (3TDCFNet_(\w+)\.py)(.*)", line)
+                if match:
+                    found.append(pytest.param(match[2], match[3].split("#")[0].strip(), id=f"{path.name}: {line.strip()[:60]}"))
+    return found
+
+
+def test_the_readme_shows_the_published_commands():
+    shown = [(p.values[0], p.values[1]) for p in documented_commands()]
+    assert any(name == "train" and "--lambda_L1 60 --niter 100" in line for name, line in shown)
+    assert any(name == "test" for name, line in shown)
+
+
+@pytest.mark.parametrize(("name", "line"), documented_commands())
+def test_every_documented_command_parses(name, line):
+    from options import parse_data_command, parse_options
+
+    if name == "data":
+        parse_data_command(shlex.split(line), prog="p", description="")
+    else:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.delenv("COLUMNS", raising=False)
+            if line.strip() == "--help":
+                with pytest.raises(SystemExit):
+                    parse_options(name, ["--help"], prog="p", description="")
+            else:
+                parse_options(name, shlex.split(line), prog="p", description="")
+
+
+def test_the_documented_option_tables_are_those_of_the_code():
+    from options.definitions import options_of
+
+    text = (REPOSITORY / "docs" / "options.md").read_text(encoding="utf-8")
+    for command in ("train", "test"):
+        for option in options_of(command):
+            assert f"`--{option.name}`" in text, f"docs/options.md lacks {option.name}: run scripts/write_options.py"
+
+
+def test_ids_of_scripts_exist():
+    for name in ("demo.sh", "test.sh"):
+        assert os.access(REPOSITORY / "scripts" / name, os.X_OK)

@@ -1,0 +1,357 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import data.loader as loader_module
+from data.augment import Augmentation, centre_offset
+from data.images import otsu_mask
+from data.loader import Batch, BatchLoader, DecodedSmears, decode
+from data.records import ANEMIC, HEALTHY, SmearRecord
+from util.errors import UserError
+
+CPU = torch.device("cpu")
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+def smears(n: int = 13, size: int = 24) -> DecodedSmears:
+    rng = np.random.default_rng(n)
+    return DecodedSmears(
+        images=torch.from_numpy(rng.integers(0, 256, (n, size, size, 3), dtype=np.uint8)),
+        masks=torch.from_numpy(rng.integers(0, 2, (n, size, size), dtype=np.uint8)),
+        has_mask=torch.arange(n) % 3 > 0,
+        labels=torch.arange(n) % 3 - 1,
+        names=[f"{i}.png" for i in range(n)],
+        sizes=[(size, size)] * n,
+    )
+
+
+def batches_of(source: DecodedSmears, n: int | None = None, batch: int = 4, crop: int = 20, **options) -> BatchLoader:
+    chosen = {"device": CPU, "augment": None, "shuffle": True, "seed": 7} | options
+    return BatchLoader(source, range(n or len(source)), batch, crop, **chosen)
+
+
+def run(loader: BatchLoader, epoch: int) -> list[Batch]:
+    loader.set_epoch(epoch)
+    return list(loader)
+
+
+def visited(batches: list[Batch]) -> list[int]:
+    return torch.cat([batch.index for batch in batches]).tolist()
+
+
+def assert_same(one: list[Batch], other: list[Batch]) -> None:
+    assert len(one) == len(other)
+    for a, b in zip(one, other, strict=True):
+        for name in ("rgb", "mask", "has_mask", "label", "index"):
+            assert torch.equal(getattr(a, name).cpu(), getattr(b, name).cpu()), name
+
+
+def write_smears(folder, specs: list[tuple[str, int, int, bool]]) -> list[SmearRecord]:
+    """Dark discs on white, with white-on-black masks where asked: (stem, width, height, with mask)."""
+    records = []
+    for stem, width, height, with_mask in specs:
+        y, x = np.mgrid[:height, :width]
+        disc = np.hypot(y - height * 0.4, x - width * 0.6) < min(width, height) * 0.25
+        rgb = np.where(disc[..., None], (200, 80, 90), (250, 245, 240)).astype(np.uint8)
+        Image.fromarray(rgb).save(folder / f"{stem}.png")
+        Image.fromarray((disc * 255).astype(np.uint8)).save(folder / f"{stem}_mask.png")
+        mask = folder / f"{stem}_mask.png" if with_mask else None
+        records.append(SmearRecord(f"{stem}.png", folder / f"{stem}.png", mask=mask, label=HEALTHY))
+    return records
+
+
+# decode
+
+
+def test_decode_keeps_order_sizes_labels_and_masks(tmp_path):
+    records = write_smears(tmp_path, [("wide", 90, 40, True), ("tall", 30, 70, False), ("square", 48, 48, True)] * 5)
+    records[0] = SmearRecord("x/wide.png", records[0].image, mask=records[0].mask, label=ANEMIC)
+    records[1] = SmearRecord("tall.png", records[1].image, label=None)
+    decoded = decode(records, 48, workers=4, progress=False)
+    assert decoded.names == [record.name for record in records]
+    assert decoded.sizes == [(90, 40), (30, 70), (48, 48)] * 5
+    assert decoded.labels.tolist() == [ANEMIC, -1] + [HEALTHY] * 13
+    assert decoded.labels.dtype == torch.int64
+    assert decoded.has_mask.tolist() == [True, False, True] * 5
+    assert decoded.images.shape == (15, 48, 48, 3)
+    assert decoded.masks.shape == (15, 48, 48)
+    assert decoded.images.dtype == decoded.masks.dtype == torch.uint8
+    assert set(decoded.masks.unique().tolist()) == {0, 1}
+    assert len(decoded) == 15
+    assert decoded.load_size == 48
+
+
+def test_decode_stretches_image_and_mask_alike(tmp_path):
+    decoded = decode(write_smears(tmp_path, [("wide", 180, 80, True), ("tall", 60, 140, True)]), 96, progress=False)
+    for image, mask in zip(decoded.images.numpy(), decoded.masks.numpy().astype(bool), strict=True):
+        dark = image[..., 1] < (80 + 245) / 2
+        assert (dark & mask).sum() / (dark | mask).sum() > 0.97
+        rows, columns = np.nonzero(mask)
+        assert rows.mean() == pytest.approx(0.4 * 96, abs=1)
+        assert columns.mean() == pytest.approx(0.6 * 96, abs=1)
+
+
+def test_decode_at_the_files_own_size_changes_no_pixel(tmp_path):
+    records = write_smears(tmp_path, [("square", 48, 48, True)])
+    decoded = decode(records, 48, progress=False)
+    assert np.array_equal(decoded.images[0].numpy(), np.asarray(Image.open(records[0].image)))
+    assert np.array_equal(decoded.masks[0].numpy() * 255, np.asarray(Image.open(records[0].mask)))
+
+
+def test_decode_averages_what_it_shrinks(tmp_path):
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::2] = 255
+    Image.fromarray(stripes).save(tmp_path / "stripes.png")
+    decoded = decode([SmearRecord("stripes.png", tmp_path / "stripes.png")], 16, progress=False)
+    inner = decoded.images[0, :, 1:-1].float()
+    assert (inner - 127.5).abs().max() < 16  # picking single pixels would give 0 or 255
+
+
+def test_stand_in_mask_is_otsus_and_is_flagged(tmp_path):
+    records = write_smears(tmp_path, [("square", 48, 48, False)])
+    decoded = decode(records, 48, progress=False)
+    assert decoded.has_mask.tolist() == [False]
+    expected = otsu_mask(np.asarray(Image.open(records[0].image)))
+    assert 0 < expected.sum() < expected.size
+    assert np.array_equal(decoded.masks[0].numpy().astype(bool), expected)
+
+
+def test_dark_masks_are_inverted(tmp_path):
+    records = write_smears(tmp_path, [("square", 48, 48, True)])
+    dark = SmearRecord("square.png", records[0].image, mask=records[0].mask, mask_dark=True)
+    light, inverted = (decode([record], 48, progress=False).masks for record in (records[0], dark))
+    assert torch.equal(light, 1 - inverted)
+
+
+def test_mask_of_another_size_is_refused_by_name(tmp_path):
+    records = write_smears(tmp_path, [("a", 48, 48, True), ("b", 40, 48, True)])
+    wrong = SmearRecord("a.png", records[0].image, mask=records[1].mask)
+    with pytest.raises(UserError, match=r"(?s)b_mask\.png.*48 x 48.*40 x 48"):
+        decode([wrong], 48, progress=False)
+
+
+def test_an_unreadable_file_stops_decoding_and_is_named(tmp_path):
+    records = write_smears(tmp_path, [("a", 48, 48, True), ("b", 48, 48, True), ("c", 48, 48, True)])
+    records[1].image.write_bytes(b"not a picture")
+    with pytest.raises(UserError, match=r"b\.png"):
+        decode(records, 48, workers=2, progress=False)
+
+
+def test_decode_refuses_what_does_not_fit_in_memory_before_reading(tmp_path, monkeypatch):
+    records = [SmearRecord(f"{i}.png", tmp_path / "absent.png") for i in range(1000)]
+    monkeypatch.setattr(loader_module, "free_memory", lambda: 400_000_000)
+    # 1,000 x 300 x 300 x 4 bytes = .36 GB; .8 of .4 GB is .32 GB
+    with pytest.raises(UserError, match=r"(?s)0\.36 GB.*0\.32 GB.*0\.40 GB free.*--loadSize.*split the data"):
+        decode(records, 300, progress=False)
+    with pytest.raises(UserError, match=r"absent\.png"):
+        decode(records, 280, progress=False)
+
+
+def test_free_memory_is_plausible():
+    free = loader_module.free_memory()
+    assert free is None or 10_000_000 < free < 10**14
+
+
+def test_decode_of_nothing_is_an_error():
+    with pytest.raises(UserError, match="no smears"):
+        decode([], 48)
+
+
+def test_bar_goes_to_stderr(tmp_path, capsys):
+    records = write_smears(tmp_path, [("a", 48, 48, True)])
+    decode(records, 48)
+    assert "decoding" in capsys.readouterr().err
+    decode(records, 48, progress=False)
+    assert capsys.readouterr() == ("", "")
+
+
+# batches
+
+
+def test_centre_crop_without_augmentation_is_exact():
+    source = smears()
+    loader = batches_of(source, shuffle=False)
+    start = centre_offset(24, 20)
+    assert start == 2
+    batches = list(loader)
+    assert visited(batches) == list(range(13))
+    for batch in batches:
+        cut = source.images[batch.index, 2:22, 2:22].numpy() / np.float32(255)
+        assert np.array_equal(batch.rgb.permute(0, 2, 3, 1).numpy(), cut)
+        assert torch.equal(batch.mask[:, 0], source.masks[batch.index, 2:22, 2:22].float())
+        assert torch.equal(batch.label, source.labels[batch.index])
+        assert torch.equal(batch.has_mask, source.has_mask[batch.index])
+    assert (batches[0].rgb.dtype, batches[0].mask.dtype) == (torch.float32, torch.float32)
+    assert (batches[0].has_mask.dtype, batches[0].label.dtype, batches[0].index.dtype) == (
+        torch.bool,
+        torch.int64,
+        torch.int64,
+    )
+
+
+@pytest.mark.parametrize("augment", [None, Augmentation()])
+def test_shapes_and_memory_layout(augment):
+    for channels_last, layout in [(True, torch.channels_last), (False, torch.contiguous_format)]:
+        batch = next(iter(batches_of(smears(), augment=augment, channels_last=channels_last)))
+        assert batch.rgb.shape == (4, 3, 20, 20)
+        assert batch.mask.shape == (4, 1, 20, 20)
+        assert batch.rgb.is_contiguous(memory_format=layout)
+        assert not batch.rgb.requires_grad
+        assert not batch.rgb.is_inference()  # such a tensor could not be saved for the backward pass
+
+
+@pytest.mark.parametrize("n", [1, 2, 4, 5, 8, 9, 11])
+def test_every_sample_is_visited_once_an_epoch(n):
+    loader = batches_of(smears(), n=n)
+    for epoch in range(3):
+        assert sorted(visited(run(loader, epoch))) == list(range(n))
+
+
+def test_indices_choose_the_samples():
+    loader = BatchLoader(smears(), [9, 2, 5], 2, 20, device=CPU, augment=None, shuffle=False, seed=0)
+    assert visited(list(loader)) == [9, 2, 5]
+
+
+@pytest.mark.parametrize(
+    ("n", "shuffle", "drop_last", "expected"),
+    [
+        (9, True, False, [4, 5]),  # a single one left over joins the batch before it
+        (9, False, False, [4, 4, 1]),  # at test there is no batch normalisation to break
+        (9, True, True, [4, 4]),
+        (10, True, False, [4, 4, 2]),
+        (8, True, False, [4, 4]),
+        (1, True, False, [1]),
+    ],
+)
+def test_batch_sizes(n, shuffle, drop_last, expected):
+    loader = batches_of(smears(), n=n, shuffle=shuffle, drop_last=drop_last)
+    assert [len(batch.index) for batch in loader] == expected
+    assert len(loader) == len(expected)
+
+
+def test_batches_of_one_stay_batches_of_one():
+    assert [len(batch.index) for batch in batches_of(smears(), n=3, batch=1)] == [1, 1, 1]
+
+
+def test_a_resumed_run_sees_the_same_batches():
+    whole = batches_of(smears(), augment=Augmentation())
+    history = [run(whole, epoch) for epoch in range(4)]
+    resumed = batches_of(smears(), augment=Augmentation())
+    assert_same(run(resumed, 3), history[3])
+    assert_same(run(resumed, 2), history[2])
+
+
+def test_an_abandoned_epoch_leaves_no_trace():
+    loader = batches_of(smears(), augment=Augmentation())
+    expected = run(loader, 1)
+    next(iter(loader))
+    torch.rand(5)
+    assert_same(run(loader, 1), expected)
+
+
+def test_epochs_and_seeds_differ_in_order_and_in_augmentation():
+    loader = batches_of(smears(), augment=Augmentation())
+    first, second = run(loader, 0), run(loader, 1)
+    assert visited(first) != visited(second)
+    assert visited(first) != visited(run(batches_of(smears(), seed=8), 0))
+    fixed = batches_of(smears(), augment=Augmentation(), shuffle=False)
+    assert not torch.equal(run(fixed, 0)[0].rgb, run(fixed, 1)[0].rgb)
+
+
+def test_augmentation_of_a_sample_does_not_depend_on_its_batch():
+    by_four = {
+        i: b.rgb[k] for b in batches_of(smears(), augment=Augmentation()) for k, i in enumerate(b.index.tolist())
+    }
+    others = BatchLoader(smears(), [8, 3], 2, 20, device=CPU, augment=Augmentation(), shuffle=False, seed=7)
+    batch = next(iter(others))
+    for k, i in enumerate([8, 3]):
+        torch.testing.assert_close(batch.rgb[k], by_four[i], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("augment", [None, Augmentation()])
+def test_streaming_from_the_host_gives_the_same_batches(monkeypatch, augment):
+    resident = run(batches_of(smears(), augment=augment), 2)
+    monkeypatch.setattr(DecodedSmears, "planes_on", lambda self, device: None)
+    assert_same(run(batches_of(smears(), augment=augment), 2), resident)
+
+
+def test_streaming_stages_one_batch_ahead(monkeypatch):
+    monkeypatch.setattr(DecodedSmears, "planes_on", lambda self, device: None)
+    source, asked = smears(), []
+    gather = source.gather
+    monkeypatch.setattr(source, "gather", lambda index, pinned=False: asked.append(len(index)) or gather(index))
+    batches = iter(batches_of(source, n=12))
+    counts = [len(asked) for _ in batches]
+    assert counts == [2, 3, 3]
+
+
+def test_crop_larger_than_the_image_names_both_options():
+    with pytest.raises(UserError, match=r"(?s)--fineSize 25.*--loadSize 24"):
+        batches_of(smears(), crop=25)
+
+
+def test_empty_and_foreign_indices_are_refused():
+    options = {"device": CPU, "augment": None, "shuffle": False, "seed": 0}
+    with pytest.raises(UserError, match="no smears"):
+        BatchLoader(smears(), [], 2, 20, **options)
+    with pytest.raises(UserError, match="0 to 12"):
+        BatchLoader(smears(), [0, 13], 2, 20, **options)
+    with pytest.raises(UserError, match="--batchSize 14"):
+        batches_of(smears(), batch=14, drop_last=True)
+
+
+def test_real_smears_decode_in_order(shared_data):
+    folder = shared_data / "chula_rbc12" / "Dataset"
+    paths = sorted(folder.glob("*.jpg"))[:6]
+    decoded = decode([SmearRecord(path.name, path) for path in paths], 120, progress=False)
+    assert decoded.sizes == [(640, 480)] * len(paths)
+    assert not decoded.has_mask.any()
+    assert 0.02 < decoded.masks.float().mean() < 0.8
+    batch = next(iter(batches_of(decoded, batch=6, crop=100, augment=Augmentation(), shuffle=False)))
+    assert torch.isfinite(batch.rgb).all()
+
+
+# CUDA
+
+
+def streamed(source: DecodedSmears, monkeypatch, streaming: bool) -> DecodedSmears:
+    if streaming:
+        monkeypatch.setattr(DecodedSmears, "planes_on", lambda self, device: None)
+    return source
+
+
+@needs_gpu
+@pytest.mark.parametrize("streaming", [False, True])
+def test_cuda_batches_match_the_cpus(monkeypatch, streaming):
+    source = streamed(smears(), monkeypatch, streaming)
+    on_gpu = run(batches_of(source, device=torch.device("cuda"), augment=Augmentation()), 1)
+    on_cpu = run(batches_of(source, augment=Augmentation()), 1)
+    for gpu, cpu in zip(on_gpu, on_cpu, strict=True):
+        assert torch.equal(gpu.index.cpu(), cpu.index)
+        torch.testing.assert_close(gpu.rgb.cpu(), cpu.rgb, atol=1e-3, rtol=0)
+        assert (gpu.mask.cpu() != cpu.mask).float().mean() < 1e-3
+
+
+@needs_gpu
+@pytest.mark.parametrize("streaming", [False, True])
+def test_cuda_batches_never_make_the_host_wait(monkeypatch, streaming):
+    loader = batches_of(streamed(smears(), monkeypatch, streaming), device=torch.device("cuda"), augment=Augmentation())
+    batches = iter(loader)
+    next(batches)  # the planes, the noise bank and the epoch's table are copied here
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        assert len(list(batches)) == len(loader) - 1
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@needs_gpu
+def test_cuda_planes_are_shared_and_refused_when_too_large(monkeypatch):
+    source, device = smears(), torch.device("cuda", torch.cuda.current_device())
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (source.images.nbytes, 0))
+    assert source.planes_on(device) is None
+    monkeypatch.undo()
+    assert source.planes_on(device)[0] is source.planes_on(device)[0]

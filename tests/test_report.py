@@ -1,0 +1,385 @@
+"""The page as a parser sees it: what it says, and that no text from outside becomes markup."""
+
+from __future__ import annotations
+
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from util import figures
+from util.errors import UserError
+from util.report import (
+    PREDICTED_COLOUR,
+    SECTIONS,
+    TRUE_COLOUR,
+    ImageRow,
+    Report,
+    link_to,
+    overlay_image,
+    save_thumbnail,
+    write_report,
+)
+
+HOSTILE = [
+    "<script>alert(1)</script>.png", '"><img src=x onerror=alert(2)>.png', "100% #1?&amp;.png", "تجربة-שלום.png",
+    "\u202egnp.evil", "=SUM(A1).png", "</script><!--.png", "a\u2028b\udcff.png", "it's.png", "javascript:alert(3)",
+]  # fmt: skip
+VOID = {"meta", "img", "input", "br", "link"}
+
+
+class Page(HTMLParser):
+    """Elements as (tag, attributes, text inside), text of the whole, and whether the tags nest."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.elements, self.text, self._open = [], "", []
+        self.source = path.read_text(encoding="utf-8")
+        self.feed(self.source)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append([tag, dict(attributes), ""])
+        if tag not in VOID:
+            self._open.append(self.elements[-1])
+
+    def handle_startendtag(self, tag, attributes):
+        self.elements.append([tag, dict(attributes), ""])
+
+    def handle_endtag(self, tag):
+        assert self._open.pop()[0] == tag
+
+    def handle_data(self, data):
+        if not self._open or self._open[-1][0] not in {"script", "style"}:
+            self.text += data
+        for element in self._open:
+            element[2] += data
+
+    def all(self, tag, **attributes):
+        return [e for e in self.elements if e[0] == tag and all(e[1].get(k) == v for k, v in attributes.items())]
+
+    def section(self, key):
+        return self.all("section", id=key)[0][2]
+
+    def rows(self):
+        return json.loads(self.all("script", id="image-rows")[0][2])["rows"]
+
+
+def scores(n=40, groups=30, value=0.875, interval=(0.8, 0.925)):
+    names = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "precision", "f1", "auroc", "ece")
+    matrix = [[n // 2 - 3, 3], [2, n - n // 2 - 2]]
+    ci95 = dict.fromkeys(names, list(interval) if interval else None)
+    return {"n": n, "n_groups": groups, **dict.fromkeys(names, value), "confusion_matrix": matrix, "ci95": ci95}
+
+
+def image_row(name, number=0, **changed):
+    row = {
+        "name": name, "split": "test", "group": f"g{number}", "label_true": number % 2, "label_pred": 1, "dice": 0.9,
+        "prob": {"tier1": 0.25, "tier2": 0.5, "tier3": 0.75, "global": 0.812}, "smear": f"images/{name}",
+        "true_mask": None, "predicted_mask": f"masks/{name}.png", "overlay": "o.png",
+    }  # fmt: skip
+    return ImageRow(**{**row, **changed})
+
+
+def report(**changed):
+    heads = {head: scores() for head in figures.HEADS}
+    metrics = {
+        "splits": {"test": heads},
+        "provenance": {"data": "smears", "seed": 3, "command": ["python", "x.py", "a b"]},
+    }
+    images = [image_row(f"{i}.png", i) for i in range(40)]
+    return Report(**{"title": "run", "metrics": metrics, "images": images, **changed})
+
+
+def page_of(tmp_path, given):
+    return Page(write_report(tmp_path, given))
+
+
+def test_hostile_names_never_become_markup(tmp_path):
+    metrics = {
+        "splits": {"test": {"global": scores()}, HOSTILE[0]: {"global": scores()}},
+        "provenance": {"data": HOSTILE[1], "versions": {HOSTILE[0]: HOSTILE[1]}, "command": HOSTILE},
+        "tiers_opened": {HOSTILE[0]: {"how": "forced"}},
+        "baselines": {HOSTILE[1]: {"accuracy": 0.5}},
+        "severity": {HOSTILE[0]: 1},
+    }
+    rows = [image_row(name, i, group=name, split=name) for i, name in enumerate(HOSTILE)]
+    history = [{"epoch": 1, f"loss{name}": 1.0} for name in HOSTILE]
+    given = report(
+        title=HOSTILE[0], metrics=metrics, images=rows, warnings=HOSTILE, history=history,
+        options={name: {"value": name, "default": 1} for name in HOSTILE},
+        gate_log=[{"tier": HOSTILE[0], "epoch": HOSTILE[1]}],
+    )  # fmt: skip
+    page = page_of(tmp_path, given)
+    plain = page_of(tmp_path / "plain", report(history=[{"epoch": 1, "loss": 1.0}]))
+    assert len(page.all("script")) == len(plain.all("script")) == 2
+    assert not [e for e in page.elements if any(key.startswith("on") for key in e[1])]
+    assert all(e[1]["src"].startswith("./") for e in page.all("img"))
+    assert {e[0] for e in page.elements} - {e[0] for e in plain.elements} <= {"details", "summary", "path"}
+    for name in HOSTILE:
+        shown = figures.UNPRINTABLE.sub("\ufffd", name)
+        assert page.text.count(shown) >= 3, name
+        assert shown in [row[0] for row in page.rows()]
+
+
+def test_the_rows_cannot_end_their_script(tmp_path):
+    page = page_of(tmp_path, report(images=[image_row(name) for name in HOSTILE]))
+    inside = re.findall(r'id="image-rows"[^>]*>(.*?)</script>', page.source, re.DOTALL)[0]
+    assert not set("<>&\u2028\u2029") & set(inside)
+    assert inside.isascii()
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_links_lead_to_the_file(name):
+    link = link_to(f"masks/{name}")
+    assert re.fullmatch(r"\./[A-Za-z0-9._~/%-]+", link)
+    assert unquote(link, errors="surrogateescape") == f"./masks/{name}"
+    assert link_to("//host/x") == "./host/x"
+
+
+def test_names_stand_apart_from_their_neighbours(tmp_path):
+    """A right-to-left name stands in an element that isolates it; invisible turns are made visible."""
+    page = page_of(tmp_path, report(images=[image_row(HOSTILE[3]), image_row(HOSTILE[4])]))
+    names = [element[2] for element in page.all("bdi")]
+    assert HOSTILE[3] in names
+    assert "\ufffdgnp.evil" in names
+    assert "\u202e" not in page.source
+
+
+def test_the_page_needs_no_network_and_allows_one_script(tmp_path):
+    page = page_of(tmp_path, report())
+    assert not re.findall(r"(?:src|href)=\"(?:https?:)?//", page.source)
+    assert not page.all("link")
+    policy = page.all("meta", **{"http-equiv": "Content-Security-Policy"})[0][1]["content"]
+    import base64
+    import hashlib
+
+    digest = base64.b64encode(hashlib.sha256(page.all("script")[1][2].encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in policy
+    assert "default-src 'none'" in policy
+
+
+def test_headline_figures_with_their_intervals(tmp_path):
+    test = {"global": scores(value=0.875, interval=(0.8, 0.925)), "tier1": scores(value=0.75)}
+    dice = {"n": 14, "n_groups": 14, "dice": 0.9451, "iou": 0.9, "dice_mean": 0.94, "ci95": {"dice": [0.93, 0.96]}}
+    given = report(
+        metrics={"splits": {"test": test, "val": {"global": scores(value=0.5)}}, "segmentation": {"test": dice}}
+    )
+    text = page_of(tmp_path, given).section("headline")
+    assert text.count("0.875") == 4
+    assert text.count("0.800\N{EN DASH}0.925") == 4
+    assert "0.945" in text
+    assert "14 images, 14 groups" in text
+    assert "20 Anemic images" in text
+    assert "0.500" not in text
+
+
+@pytest.mark.parametrize(
+    ("images", "groups", "said"), [(40, 40, False), (29, 29, True), (40, 19, True), (40, 20, False)]
+)
+def test_small_samples_make_no_claim(tmp_path, images, groups, said):
+    rows = [image_row(f"{i}.png", label_true=i % 2, group=f"g{i % groups}") for i in range(images)]
+    if groups < images:  # a group has one class only
+        rows = [image_row(f"{i}.png", label_true=(i % groups) % 2, group=f"g{i % groups}") for i in range(images)]
+    given = report(images=rows, metrics={"splits": {"test": {"global": scores(n=images, groups=groups)}}})
+    assert ("No claim about accuracy" in page_of(tmp_path, given).text) == said
+
+
+def test_notices(tmp_path):
+    quiet = page_of(tmp_path, report())
+    assert "Research use only." in quiet.text
+    for words in ("SYNTHETIC", "True masks", "not disjoint", "No test split", "forced"):
+        assert words not in quiet.text
+    rows = [image_row("a", group="p1"), image_row("b", group="p1", split="train")]
+    metrics = {
+        "splits": {"val": {"global": scores()}}, "provenance": {"synthetic": True, "binary_from": "gt"},
+        "tiers_opened": {"tier2": {"how": "forced"}, "tier3": {"how": "not opened"}},
+    }  # fmt: skip
+    loud = page_of(tmp_path, report(images=rows, metrics=metrics, warnings=["three files were unreadable"]))
+    for words in (
+        "SYNTHETIC DATA.", "True masks were used.", "The splits are not disjoint.", "first: p1", "No test split.",
+        "Tier-II was forced.", "Tier-III's gate did not open.", "three files were unreadable",
+    ):  # fmt: skip
+        assert words in loud.text
+
+
+def test_an_interval_without_width_is_explained(tmp_path):
+    perfect = {"splits": {"test": {"global": scores(value=1.0, interval=(1.0, 1.0))}}}
+    assert "rule of three" in page_of(tmp_path, report(metrics=perfect)).text
+    assert "rule of three" not in page_of(tmp_path, report()).text
+
+
+def test_undefined_figures_are_dashes(tmp_path):
+    undefined = {**scores(interval=None), "auroc": None}
+    page = page_of(tmp_path, report(metrics={"splits": {"test": {"global": undefined}}}))
+    assert figures.EM_DASH in page.section("headline")
+    assert "no interval" in page.section("headline")
+    assert "None" not in page.text
+    assert "nan" not in page.text.lower().split()
+
+
+def test_tiers_are_marked_by_more_than_colour(tmp_path):
+    page = page_of(tmp_path, report(images=[image_row("x.png", label_true=0), image_row("y.png", label_true=None)]))
+    text = page.section("images")
+    for verdict in ("0.250 Healthy \N{CHECK MARK}", "0.500 Healthy \N{CHECK MARK}", "0.750 Anemic \N{BALLOT X}"):
+        assert verdict in text
+    assert "\N{BALLOT X} wrong" in text
+    assert "? no label" in text
+    assert "truth unknown" in text
+
+
+def test_many_images_stay_light(tmp_path):
+    rows = [image_row(f"{i:05d}.png", i) for i in range(12_000)]
+    page = page_of(tmp_path, report(images=rows))
+    assert len(page.rows()) == 12_000
+    assert page.rows()[7] == [
+        "00007.png", "test", "g7", 1, 1, [0.25, 0.5, 0.75, 0.812], 0.9,
+        "./images/00007.png", None, "./masks/00007.png.png", "./o.png",
+    ]  # fmt: skip
+    assert len(page.all("article", **{"class": "image panel right"})) == 25  # half of the first fifty, for no script
+    assert len(page.source) < 4_000_000
+    assert all(image[1]["loading"] == "lazy" for image in page.all("img"))
+
+
+def test_without_anything_there_is_still_a_page(tmp_path):
+    page = page_of(tmp_path, Report(title="empty"))
+    assert page.all("section") == []
+    assert "Research use only." in page.text
+    unlabelled = page_of(tmp_path, Report(title="p", images=[image_row("x", label_true=None, dice=None, prob={})]))
+    assert [e[1]["id"] for e in unlabelled.all("section")] == ["images"]
+    assert unlabelled.section("images").count("not evaluated") == 4
+
+
+def test_sections_stand_in_order_and_in_the_navigation(tmp_path):
+    full = report(
+        gate_log=[{"tier": 1, "epoch": 3, "decision": "yes", "train_accuracy": 0.9, "threshold": 0.85}],
+        history=[{"epoch": 1, "loss_L1": 2.0}],
+        options={"niter": {"value": 3, "default": 100}, "seed": {"value": 0, "default": 0}},
+    )
+    full.metrics |= {"segmentation": {"dice": 0.9, "iou": 0.8}, "severity": {"n": 3}}
+    page = page_of(tmp_path, full)
+    keys = [section.key for section in SECTIONS]
+    assert [e[1]["id"] for e in page.all("section")] == keys
+    assert [e[1]["href"] for e in page.all("a") if e[1]["href"].startswith("#")] == [f"#{key}" for key in keys]
+    assert "python x.py 'a b'" in page.section("provenance")
+    assert "1 options at their default" in page.section("provenance")
+    assert "Options that differ" in page.section("provenance")
+    assert len(page.all("h1")) == 1
+
+
+def test_confusion_grid_counts_and_percentages():
+    drawn = figures.confusion_grid(
+        {"test": {"tier2": {**scores(), "confusion_matrix": [[3, 1], [0, 0]]}}, "val": {"global": None}}
+    )
+    words = [node.text for node in ElementTree.fromstring(drawn).iter("{http://www.w3.org/2000/svg}text")]
+    assert words.count("not evaluated") == 11
+    assert words.count("75.0%") == words.count("25.0%") == 1
+    assert words.count("no images") == 2
+    assert "accuracy 0.875" in words
+    assert "(0.800\N{EN DASH}0.925)" in words
+    assert [w for w in words if w in {*figures.HEADS.values(), *figures.SPLITS.values()}] == [
+        "Tier-I", "Tier-II", "Tier-III", "Global", "Training", "Validation", "Test",
+    ]  # fmt: skip
+
+
+def test_curves_and_timeline_are_xml_and_show_openings():
+    history = [
+        {"epoch": e, "loss": {"L1<": 2 / e, "D": float("nan")}, "train": {"tier1": {"accuracy": 0.5 + e / 20}}}
+        for e in range(1, 9)
+    ]
+    gate = [
+        {"tier": "1", "epoch": "2", "decision": "no", "train_accuracy": "0.6", "threshold": "0.85"},
+        {"tier": "tier1", "epoch": 4, "decision": "yes", "train_accuracy": 0.9},
+        {"tier": 2, "epoch": 6, "opened": True, "forced": "True"},
+        {"tier": 3, "epoch": 8, "decision": "stop", "train_accuracy": 0.7, "val_accuracy": float("nan")},
+    ]
+    curves, lanes = figures.training_curves(history, gate), figures.gate_timeline(gate)
+    for drawn in (curves, lanes, figures.training_curves([]), figures.gate_timeline([])):
+        root = ElementTree.fromstring(drawn)
+        assert root.get("role") == "img"
+        assert root[0].text
+        assert "nan" not in drawn.lower()
+    words = [node.text for node in ElementTree.fromstring(curves).iter("{http://www.w3.org/2000/svg}text")]
+    assert words.count("Tier-I opened") == words.count("Tier-II forced") == 2  # in both panels
+    assert {"L1<", "Tier-I training"} <= set(words)
+    nested = [
+        {
+            "epoch": 1,
+            "train": {"loss_cls": 0.5},
+            "val": {"loss": 0.7, "accuracy": {"global": 0.8}, "auroc": {"global": 0.3}},
+        }
+    ]
+    drawn = figures.training_curves(nested)
+    assert all(f">{name}<" in drawn for name in ("train cls", "val loss", "Global validation"))
+    assert "Global validation ends at 0.8" in drawn
+    assert "opened, epoch 4" in lanes
+    assert "forced, epoch 6" in lanes
+    assert "stopped, epoch 8" in lanes
+
+
+def test_a_line_passes_through_its_points():
+    axes = figures.Axes(0.0, 0.0, 100.0, 50.0, (1.0, 11.0), (0.0, 1.0))
+    assert (axes.x(6.0), axes.y(0.25), axes.y(2.0)) == (50.0, 37.5, 0.0)
+    logarithmic = figures.Axes(0.0, 0.0, 1.0, 90.0, (0.0, 1.0), (0.1, 100.0), logarithmic=True)
+    assert logarithmic.y(10.0) == pytest.approx(30.0)
+    assert logarithmic.ticks() == pytest.approx([0.1, 1.0, 10.0, 100.0])
+
+
+def test_overlay_colours_tell_who_is_right():
+    smear = np.full((60, 60, 3), 200, np.uint8)
+    predicted, true = np.zeros((60, 60), bool), np.zeros((60, 60), bool)
+    predicted[10:30, 10:30] = true[10:30, 10:30] = True  # agreed
+    predicted[40:50, 5:20] = True  # too much
+    true[40:50, 35:50] = True  # missed
+    drawn = overlay_image(smear, predicted, true)
+    assert tuple(drawn[10, 20]) == tuple(drawn[40, 10]) == PREDICTED_COLOUR
+    assert tuple(drawn[40, 40]) == TRUE_COLOUR
+    assert tuple(drawn[20, 20]) == tuple(drawn[0, 0]) == (200, 200, 200)
+    assert tuple(drawn[45, 12]) == tuple(np.round(0.55 * 200 + 0.45 * np.array(PREDICTED_COLOUR)).astype(int))
+    assert tuple(drawn[45, 42]) == tuple(np.round(0.55 * 200 + 0.45 * np.array(TRUE_COLOUR)).astype(int))
+    assert tuple(overlay_image(smear, predicted)[45, 12]) == (200, 200, 200)
+    assert (smear == 200).all()
+    with pytest.raises(ValueError, match="one size"):
+        overlay_image(smear, predicted[:-1])
+
+
+def test_thumbnails_keep_their_shape_and_never_grow(tmp_path, rng):
+    smear = rng.integers(0, 255, (96, 122, 3), dtype=np.uint8)
+    save_thumbnail(tmp_path / "small.jpg", smear, size=61)
+    save_thumbnail(tmp_path / "same.png", smear)
+    with Image.open(tmp_path / "small.jpg") as small, Image.open(tmp_path / "same.png") as same:
+        assert (small.format, small.size) == ("JPEG", (61, 48))
+        assert np.array_equal(np.array(same), smear)
+    with pytest.raises(ValueError, match="must end in"):
+        save_thumbnail(tmp_path / "x.gif", smear)
+
+
+def test_a_page_that_cannot_be_written_is_a_user_error(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="cannot write"):
+        write_report(tmp_path / "file" / "results", Report(title="x"))
+
+
+def test_every_decision_of_the_gate_is_told_with_its_reason(tmp_path):
+    """Rows as the training loop writes them to gate_log.csv, all texts."""
+    common = {"threshold": "0.85", "val_accuracy": "0.8", "best_val_accuracy": "0.99", "tolerance": "0.02"}
+    rows = [
+        {"epoch": "1", "tier": "1", "decision": "stay", "reason": "too <low>", "train_accuracy": "0.6", **common},
+        {"epoch": "2", "tier": "1", "decision": "open", "reason": "agreed", "train_accuracy": "0.9", **common},
+        {"epoch": "3", "tier": "2", "decision": "forced", "reason": "out of epochs", "train_accuracy": "0.7", **common},
+        {"epoch": "4", "tier": "3", "decision": "stop", "reason": "out of epochs", "train_accuracy": "0.7", **common},
+    ]
+    page = page_of(tmp_path, report(gate_log=rows))
+    table = [e for e in page.all("tr") if e[2].startswith("Tier-")][-4:]
+    expected = ["No, stays", "Yes, opens", "forced", "run stopped"]
+    assert all(word in row[2] for word, row in zip(expected, table, strict=True))
+    assert table[0][2].startswith(
+        "Tier-I10.6000.8500.800"
+    )  # tier, epoch, training accuracy, needed, validation accuracy
+    assert "too <low>" in table[0][2]

@@ -1,0 +1,160 @@
+"""The files of a results folder: what is written must read back, and no name may lead out of the folder."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import os
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from util.errors import UserError
+from util.results import PREDICTION_COLUMNS, atomic_write, output_stems, save_mask, write_json, write_predictions
+
+HOSTILE = [
+    "<script>alert(1)</script>.png", '=SUM(A1)";.png', "a,b\nc\r.png", "100%.png", "تجربة/שלום.png", "日本.png",
+    "\u202egnp.x", "@cmd", " space ", "\udcff\udcfe.png", "-1+1", "'quoted'",
+]  # fmt: skip
+
+
+def read(path):
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+def test_predictions_read_back_exactly(tmp_path):
+    rows = [{"image": name, "prob_anemic": 0.25, "group": name, "label_pred": 0} for name in HOSTILE]
+    write_predictions(tmp_path / "predictions.csv", rows)
+    found = read(tmp_path / "predictions.csv")
+    assert [row["image"] for row in found] == HOSTILE
+    assert [row["group"] for row in found] == HOSTILE
+    assert tuple(found[0]) == PREDICTION_COLUMNS
+
+
+def test_prediction_cells(tmp_path):
+    row = {
+        "image": "x.png", "prob_anemic": 0.123456789, "prob_anemic_tier1": np.float32(1), "label_pred": np.int64(1),
+        "label_true": "Healthy", "severity_score": 0.5, "cell_count": 12, "severity_true": None, "split": "test",
+    }  # fmt: skip
+    write_predictions(tmp_path / "p.csv", [row])
+    found = read(tmp_path / "p.csv")[0]
+    assert (found["prob_anemic"], found["prob_anemic_tier1"]) == ("0.123457", "1.000000")
+    assert (found["label_pred"], found["label_true"]) == ("Anemic", "Healthy")
+    assert (found["severity_true"], found["prob_anemic_tier2"], found["cell_count"]) == ("", "", "12")
+
+
+@pytest.mark.parametrize("probability", [0.5, 0.50000001, 0.4999999, np.nextafter(0.5, 1)])
+def test_rounding_never_crosses_the_threshold(tmp_path, probability):
+    write_predictions(tmp_path / "p.csv", [{"image": "x", "prob_anemic": probability}])
+    assert (float(read(tmp_path / "p.csv")[0]["prob_anemic"]) > 0.5) == (probability > 0.5)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"image": "x", "prob": 1},
+        {"prob_anemic": 0.5},
+        {"image": "x", "prob_anemic": float("nan")},
+        {"image": "x", "label_true": 2},
+    ],
+)
+def test_wrong_rows_are_refused_and_leave_no_file(tmp_path, row):
+    with pytest.raises(ValueError):
+        write_predictions(tmp_path / "p.csv", [row])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_json_reads_back_and_refuses_what_it_cannot_hold(tmp_path):
+    path = tmp_path / "m.json"
+    write_json(path, {"a": np.float32(0.5), "b": np.array([[1, 2]]), "c": (None, True), "d": Path("x/y"), "é\udcff": 3})
+    content = json.loads(path.read_text(encoding="utf-8"))
+    assert content == {"a": 0.5, "b": [[1, 2]], "c": [None, True], "d": "x/y", "é\udcff": 3}
+    before = path.read_bytes()
+    for wrong in (float("nan"), float("inf"), np.float64("nan"), np.array([1.0, np.inf])):
+        with pytest.raises(ValueError, match=r"splits\.test"):
+            write_json(path, {"splits": {"test": wrong}})
+    with pytest.raises(TypeError, match=r"a\[1\] is a set"):
+        write_json(path, {"a": [1, {2}]})
+    assert path.read_bytes() == before
+
+
+def test_stems_keep_the_folder_only_where_needed():
+    names = ["a/1.png", "b/1.png", "b/2.png", "c/d/3.jpg", "4.png"]
+    assert output_stems(names) == {"a/1.png": "a/1", "b/1.png": "b/1", "b/2.png": "2", "c/d/3.jpg": "3", "4.png": "4"}
+
+
+def test_stems_that_share_folder_extension_or_case():
+    names = ["x/1.png", "x/1.jpg", "A.png", "a.png", "é.png", "e\u0301.png", "m.png", "k/m.png"]
+    stems = output_stems(names)
+    assert (stems["x/1.png"], stems["x/1.jpg"]) == ("x/1.png", "x/1.jpg")
+    assert (stems["m.png"], stems["k/m.png"]) == ("m", "k/m")
+    assert len({stem.casefold() for stem in stems.values()}) == len(names)
+    assert stems == output_stems(names[::-1])  # the order of images does not matter
+
+
+def test_no_file_stands_where_another_needs_a_folder():
+    stems = output_stems(["1.png/x.png", "2/x.png", "1.jpg"])
+    files = {f"{stem}.png".casefold() for stem in stems.values()}
+    folders = {str(parent) for file in files for parent in PurePosixPath(file).parents}
+    assert not files & folders
+
+
+@given(st.lists(st.text(alphabet="aAbß./é\u0301 -\\", min_size=1, max_size=9), unique=True, max_size=12))
+@settings(max_examples=150, deadline=None)
+def test_any_names_stay_inside_and_apart(names):
+    try:
+        stems = output_stems(names)
+    except UserError:
+        assert any(
+            ".." in n or n.startswith(("/", "\\")) or not PurePosixPath(n).name or n.strip("./") != n for n in names
+        )
+        return
+    files = [os.path.normpath(f"masks/{stem}.png") for stem in stems.values()]
+    assert all(file.startswith("masks/") for file in files)
+    assert len({file.casefold() for file in files}) == len(names)
+
+
+@pytest.mark.parametrize(
+    "name", ["../x.png", "a/../../x.png", "/etc/x.png", "a\0.png", "", "..", "C:\\x.png", "a\\..\\x.png"]
+)
+def test_names_that_lead_out_are_refused(name):
+    with pytest.raises(UserError, match="cannot become a file"):
+        output_stems(["fine.png", name])
+
+
+def test_masks_are_0_and_255(tmp_path, rng):
+    mask = rng.random((7, 5)) > 0.5
+    save_mask(tmp_path / "deep" / "m.png", mask)
+    with Image.open(tmp_path / "deep" / "m.png") as image:
+        assert (image.mode, image.size) == ("L", (5, 7))
+        assert np.array_equal(np.array(image), np.where(mask, 255, 0))
+    with pytest.raises(ValueError, match="bool"):
+        save_mask(tmp_path / "m.png", mask.astype(np.uint8))
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):
+    path = tmp_path / "page.html"
+    atomic_write(path, "old")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(UserError, match="page.html") as caught:
+        atomic_write(path, "new")
+    assert "space" in caught.value.remedy
+    assert [p.name for p in tmp_path.iterdir()] == ["page.html"]
+    assert path.read_text() == "old"
+
+
+def test_a_file_where_a_folder_must_be_is_a_user_error(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="cannot write") as caught:
+        atomic_write(tmp_path / "file" / "a.txt", "x")
+    assert caught.value.remedy

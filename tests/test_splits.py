@@ -1,0 +1,367 @@
+"""Splits: nothing that belongs together is parted, the classes stay in balance, and a file that leaks is refused."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from data.images import content_digest
+from data.readers import read_dataroot
+from data.records import ANEMIC, HEALTHY, SmearRecord
+from data.splits import (
+    EXCLUDED,
+    SIDES,
+    SplitRow,
+    assign,
+    content_digests,
+    exclusions,
+    group_ids,
+    make_split,
+    read_split,
+    write_split,
+)
+from util.errors import UserError
+
+
+def record(name: str, label: int | None = None, parent: str = "", cbc: Path | None = None) -> SmearRecord:
+    return SmearRecord(name, Path("/nowhere") / name, label=label, parent=parent, cbc=cbc)
+
+
+def singles(count: int, labels=(HEALTHY, ANEMIC)) -> tuple[list[SmearRecord], list[str]]:
+    records = [record(f"{index:04d}.png", labels[index % len(labels)]) for index in range(count)]
+    return records, [f"digest {index}" for index in range(count)]
+
+
+def sides_by(rows, key) -> dict[str, set[str]]:
+    sides: dict[str, set[str]] = {}
+    for row in rows:
+        if row.split != EXCLUDED:
+            sides.setdefault(key(row), set()).add(row.split)
+    return sides
+
+
+# digests, groups, exclusions
+
+
+def test_digests_are_of_the_decoded_pixels_in_order(tmp_path, rng, capsys):
+    arrays = [rng.integers(0, 256, (4, 5, 3), dtype=np.uint8) for _ in range(5)]
+    records = []
+    for index, array in enumerate(arrays):
+        path = tmp_path / f"{index}.{'png' if index % 2 else 'bmp'}"
+        Image.fromarray(array).save(path)
+        records.append(SmearRecord(path.name, path))
+    assert content_digests(records, workers=2, progress=False) == [content_digest(array) for array in arrays]
+    assert capsys.readouterr().err == ""
+    content_digests(records)
+    captured = capsys.readouterr()
+    assert "5/5" in captured.err and captured.out == ""
+
+
+def test_digests_of_an_unreadable_image_are_refused(tmp_path):
+    (tmp_path / "x.png").write_bytes(b"nothing")
+    with pytest.raises(UserError, match="x.png"):
+        content_digests([SmearRecord("x.png", tmp_path / "x.png")], progress=False)
+
+
+def test_groups_join_parent_content_and_report_and_chain(tmp_path):
+    def report(name: str, text: str) -> Path:
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        return tmp_path / name
+
+    records = [
+        record("e", parent="P5", cbc=report("e", "HGB, 9.1\r\n  RBC,4")),
+        record("d", parent="P4", cbc=report("d", "hgb, 9.1 RBC,4\n")),
+        record("c", parent="P3"),
+        record("b", parent="P2"),
+        record("a2", parent="P1"),
+        record("a1", parent="P1"),
+        record("f", parent="P6", cbc=report("f", "HGB, 9.2 RBC,4")),
+        record("g", cbc=report("g", "")),
+        record("h", cbc=report("h", " \n")),
+    ]
+    digests = ["1", "2", "2", "3", "3", "4", "5", "6", "7"]
+    # e-d by report, d-c by content; b-a2 by content, a2-a1 by parent
+    assert group_ids(records, digests) == ["P3", "P3", "P3", "P1", "P1", "P1", "P6", "g", "h"]
+
+
+def test_reports_without_figures_join_nothing(tmp_path):
+    form = "Test,Result/Units\nWBC, 10^3/uL\nRBC, 10^6/uL\n"
+    for name in "ab":
+        (tmp_path / name).write_text(form)
+    records = [record(name, cbc=tmp_path / name) for name in "ab"]
+    assert group_ids(records, ["1", "2"]) == ["a", "b"]
+    for name in "ab":
+        (tmp_path / name).write_text(form + "HGB,9 g/dL")
+    assert group_ids(records, ["1", "2"]) == ["a", "a"]
+
+
+def test_unreadable_report_is_refused(tmp_path):
+    with pytest.raises(UserError, match="gone.txt"):
+        group_ids([record("a", cbc=tmp_path / "gone.txt")], ["1"])
+
+
+def test_lengths_must_agree():
+    for function in (group_ids, exclusions, lambda records, digests: assign(records, digests, [])):
+        with pytest.raises(ValueError, match="zip"):
+            function([record("a")], [])
+
+
+def test_exclusions_name_the_first_and_both_classes():
+    records = [
+        record("c", HEALTHY),
+        record("a", HEALTHY),
+        record("b", HEALTHY),
+        record("x", HEALTHY),
+        record("y", ANEMIC),
+        record("u", None),
+        record("v", ANEMIC),
+        record("w", ANEMIC),
+    ]
+    digests = ["1", "1", "1", "2", "2", "3", "3", "4"]
+    assert exclusions(records, digests) == {
+        "b": "duplicate of a",
+        "c": "duplicate of a",
+        "x": "stands in both classes",
+        "y": "stands in both classes",
+        "v": "duplicate of u",
+    }
+
+
+# dealing
+
+
+def test_single_images_are_dealt_by_the_fractions_in_each_class():
+    rows = make_split(*singles(200))
+    assert Counter((row.split, row.label) for row in rows) == {
+        ("train", 0): 70, ("train", 1): 70, ("val", 0): 15, ("val", 1): 15, ("test", 0): 15, ("test", 1): 15,
+    }  # fmt: skip
+
+
+def test_seed_decides_and_repeats():
+    records, digests = singles(60)
+    first, again, other = (make_split(records, digests, seed=seed) for seed in (1, 1, 2))
+    assert first == again and first != other
+    backwards = make_split(records[::-1], digests[::-1], seed=1)
+    assert backwards[::-1] == first
+
+
+def test_groups_stay_whole_and_duplicates_out():
+    records = [
+        record(f"{parent}_{tile}", parent % 2, parent=f"p{parent}") for parent in range(20) for tile in range(12)
+    ]
+    records.append(record("copy", 0, parent="elsewhere"))
+    digests = [str(index) for index in range(240)] + ["0"]
+    rows = make_split(records, digests, seed=3)
+    assert all(len(sides) == 1 for sides in sides_by(rows, lambda row: row.group).values())
+    assert (rows[-1].split, rows[-1].reason) == (EXCLUDED, "duplicate of 0_0")
+    assert Counter(row.split for row in rows)[EXCLUDED] == 1
+    kept = make_split(records, digests, seed=3, drop_duplicates=False)
+    assert EXCLUDED not in {row.split for row in kept} and kept[-1].split == kept[0].split
+    assert kept[-1].group == kept[0].group
+
+
+def test_one_huge_group_does_not_starve_a_side():
+    records = [record(f"big{tile}", HEALTHY, parent="big") for tile in range(100)]
+    records += [record(f"small{index}", index % 2) for index in range(8)]
+    rows = make_split(records, [str(index) for index in range(108)])
+    assert sides_by(rows, lambda row: f"{row.label}") == {"0": set(SIDES), "1": set(SIDES)}
+    assert rows[0].split == "train"
+
+
+def test_three_groups_of_a_class_are_enough_and_two_are_not():
+    records = [record(f"h{index}", HEALTHY) for index in range(30)] + [
+        record(f"a{index}", ANEMIC) for index in range(3)
+    ]
+    digests = [str(index) for index in range(33)]
+    rows = make_split(records, digests)
+    assert sorted(row.split for row in rows[30:]) == sorted(SIDES)
+    with pytest.raises(UserError, match="too few groups of Anemic") as caught:
+        make_split(records[:-1], digests[:-1])
+    assert caught.value.found.startswith("2 ")
+    assert {row.split for row in make_split(records[:-1], digests[:-1], fractions=(0.8, 0, 0.2))} == {"train", "test"}
+
+
+def test_unknown_labels_and_one_class_are_split_too():
+    assert len({row.split for row in make_split(*singles(20, labels=(None,)))}) == 3
+    assert {row.split for row in make_split(*singles(1, labels=(None,)))} <= set(SIDES)
+    assert len({row.split for row in make_split(*singles(20, labels=(HEALTHY,)))}) == 3
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)).filter(any), min_size=3, max_size=12),
+    st.integers(0, 5),
+)
+def test_any_three_groups_a_class_give_every_side_every_class(shapes, seed):
+    """With three groups of each class that is there, mixed ones included, a fitting deal exists and must be found."""
+    for label in (0, 1):
+        if 0 < sum(shape[label] > 0 for shape in shapes) < 3:
+            return
+    records = [
+        record(f"{group}.{label}.{index}", label, parent=f"group {group}")
+        for group, shape in enumerate(shapes)
+        for label in (0, 1)
+        for index in range(shape[label])
+    ]
+    rows = make_split(records, [str(index) for index in range(len(records))], seed=seed)
+    assert all(sides == set(SIDES) for sides in sides_by(rows, lambda row: str(row.label)).values())
+    assert all(len(sides) == 1 for sides in sides_by(rows, lambda row: row.group).values())
+
+
+@pytest.mark.parametrize(
+    "fractions", [(0.7, 0.3), (0.7, 0.2, 0.2), (1.2, -0.1, -0.1), (0, 0.5, 0.5), (float("nan"), 0.5, 0.5)]
+)
+def test_fractions_that_are_none_are_refused(fractions):
+    with pytest.raises(UserError, match="fractions"):
+        make_split(*singles(30), fractions=fractions)
+
+
+def test_equal_names_are_refused():
+    with pytest.raises(UserError, match="listed twice"):
+        make_split([record("a"), record("a"), record("b")], ["1", "2", "3"])
+
+
+# split file
+
+NAMES = st.text(st.characters(exclude_characters="\0"), min_size=1, max_size=20)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.sets(NAMES, min_size=1, max_size=6))
+def test_any_name_comes_back_as_it_was(tmp_path_factory, names):
+    path = tmp_path_factory.mktemp("split") / "split.csv"
+    rows = [SplitRow(name, None, name, f"digest {name}", "train") for name in sorted(names)]
+    write_split(path, rows)
+    assert read_split(path) == rows
+
+
+def test_hostile_names_come_back_as_they_were(tmp_path):
+    names = ["=1+1", "+x", "-x", "@x", 'a,"b"', "a\r", "\r\nb", "\udcff.png", " ä血 ", "'"]
+    rows = [SplitRow(name, HEALTHY, name, name, "test", name) for name in names]
+    write_split(tmp_path / "split.csv", rows)
+    assert read_split(tmp_path / "split.csv") == rows
+
+
+def test_write_is_atomic_and_makes_its_folder(tmp_path, monkeypatch):
+    path = tmp_path / "new" / "split.csv"
+    rows = make_split(*singles(30))
+    write_split(path, rows)
+    with path.open(newline="") as stream:
+        assert next(csv.reader(stream)) == ["image", "label", "group", "content", "split", "reason"]
+    assert read_split(path) == rows
+    before = path.read_bytes()
+
+    def fail(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("data.splits.os.fsync", fail)
+    with pytest.raises(UserError, match=r"cannot be written[\s\S]*No space left"):
+        write_split(path, rows[:5])
+    assert path.read_bytes() == before
+    assert [entry.name for entry in path.parent.iterdir()] == ["split.csv"]
+
+
+def test_write_refuses_rows_that_leak(tmp_path):
+    rows = [SplitRow("a", 0, "g", "1", "train"), SplitRow("b", 0, "g", "2", "test")]
+    with pytest.raises(UserError, match="leaks"):
+        write_split(tmp_path / "split.csv", rows)
+    assert not (tmp_path / "split.csv").exists()
+
+
+HEADER = "image,label,group,content,split,reason\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", ["no split file"]),
+        ("image,split\na,train\n", ["no split file", "image,split"]),
+        (HEADER, ["empty"]),
+        (HEADER + "a,0,g,1,training,\n", ["line 2", "training"]),
+        (HEADER + "a,Healthy,g,1,train,\n", ["line 2", "Healthy"]),
+        (HEADER + "a,0,g,1,train\n", ["line 2"]),
+        (HEADER + ",0,g,1,train,\n", ["line 2"]),
+        (HEADER + 'a,0,g,1,"train,\n', ["cannot be read"]),
+        (HEADER + "a,0,g,1,train,\na,0,h,2,train,\n", ["listed twice", "'a'"]),
+        (HEADER + "a,0,g,1,train,\nb,0,g,2,train,\nc,0,g,3,val,\n", ["one group", "'a' in train", "'c' in val"]),
+        (HEADER + "a,0,g,1,train,\nb,0,h,1,test,\n", ["one content", "'a' in train", "'b' in test"]),
+    ],
+)
+def test_bad_split_file_is_refused(tmp_path, text, words):
+    path = tmp_path / "split.csv"
+    path.write_text(text)
+    with pytest.raises(UserError) as caught:
+        read_split(path)
+    assert all(word in str(caught.value) for word in [str(path), *words])
+
+
+def test_missing_split_file_is_refused(tmp_path):
+    with pytest.raises(UserError, match="none.csv"):
+        read_split(tmp_path / "none.csv")
+
+
+def test_excluded_rows_stand_on_no_side(tmp_path):
+    rows = [SplitRow("a", 0, "g", "1", "train"), SplitRow("b", 0, "g", "1", EXCLUDED, "duplicate of a")]
+    write_split(tmp_path / "split.csv", rows)
+    assert read_split(tmp_path / "split.csv") == rows
+
+
+def test_assign_follows_name_and_content_then_content_then_test():
+    rows = [
+        SplitRow("a", 0, "g1", "1", "train"),
+        SplitRow("a copy", 0, "g1", "1", EXCLUDED, "duplicate of a"),
+        SplitRow("b", 0, "g2", "2", "val"),
+        SplitRow("x", 0, "g3", "3", EXCLUDED, "stands in both classes"),
+    ]
+    found = {
+        ("a", "1"): "train",
+        ("a copy", "1"): EXCLUDED,
+        ("a renamed", "1"): "train",
+        ("b", "2"): "val",
+        ("b", "1"): "train",  # the name of one, the pixels of the other: the pixels decide
+        ("a", "9"): "test",
+        ("new", "8"): "test",
+        ("x", "3"): EXCLUDED,
+        ("x renamed", "3"): "test",
+    }
+    records = [record(name) for name, _ in found]
+    assert assign(records, [digest for _, digest in found], rows) == list(found.values())
+
+
+# real data
+
+
+def test_real_smears_have_the_known_duplicates_and_split_evenly(shared_data):
+    records = read_dataroot(shared_data / "anerbc_326x256")
+    digests = content_digests(records, progress=False)
+    sizes = Counter(digests)
+    both = {
+        digest for digest in sizes if len({r.label for r, d in zip(records, digests, strict=True) if d == digest}) == 2
+    }
+    reasons = exclusions(records, digests)
+    kept = Counter(record.label for record in records if record.name not in reasons)
+    assert (len(records), len(sizes)) == (810, 611)
+    assert (sum(size > 1 for size in sizes.values()), sum(size for size in sizes.values() if size > 1)) == (139, 338)
+    assert (len(both), sum(sizes[digest] for digest in both)) == (22, 71)
+    assert list(reasons.values()).count("stands in both classes") == 71
+    assert kept == {HEALTHY: 348, ANEMIC: 241}
+    rows = make_split(records, digests)
+    counts = Counter((row.split, row.label) for row in rows)
+    for side, share in zip(SIDES, (0.7, 0.15, 0.15), strict=True):
+        assert abs(counts[side, HEALTHY] - share * 348) <= 3 and abs(counts[side, ANEMIC] - share * 241) <= 3
+    reports = {r.name: " ".join(r.cbc.read_text().split()) for r in records}
+    for key in (lambda row: row.group, lambda row: row.content, lambda row: reports[row.image]):
+        assert all(len(sides) == 1 for sides in sides_by(rows, key).values())
+    assert assign(records, digests, rows) == [row.split for row in rows]
+    renamed = [dataclasses.replace(record, name=f"other/{record.name}") for record in records]
+    moved = assign(renamed, digests, rows)
+    pairs = zip(moved, rows, strict=True)
+    assert all(side == row.split for side, row in pairs if row.split != EXCLUDED)

@@ -1,0 +1,391 @@
+"""What a step does: each loss term changes what it should, unpaired images train the classifier alone, a resumed run
+ends where the uninterrupted one does."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+
+from models.gate import Gate, GateSettings
+from models.inference import crop_offsets, predict
+from models.network import Architecture, ThreeTierDCFNet
+from models.session import TrainingSession
+from models.trainer import LOSS_KEYS, Trainer, TrainerSettings, learning_rate_factor
+from util.checkpoint import load_checkpoint
+from util.errors import UserError
+from util.runlog import RunFolder
+
+SIZE = 64
+
+
+@dataclass
+class Batch:
+    rgb: torch.Tensor
+    mask: torch.Tensor
+    has_mask: torch.Tensor
+    label: torch.Tensor
+    index: torch.Tensor
+
+
+class Batches:
+    """Discs on a field; the class is how bright they are. The same each epoch."""
+
+    def __init__(self, count=8, size=SIZE, paired=True, batch=4, seed=0):
+        rng = np.random.default_rng(seed)
+        rows, columns = np.mgrid[:size, :size]
+        self.label = torch.arange(count) % 2
+        discs = [((rows - y) ** 2 + (columns - x) ** 2) < 100 for y, x in rng.integers(15, size - 15, (count, 2))]
+        self.mask = torch.from_numpy(np.stack(discs)).float().unsqueeze(1)
+        shade = 0.3 + 0.4 * self.label.view(-1, 1, 1, 1)
+        self.rgb = (0.9 - self.mask * shade).expand(-1, 3, -1, -1).clone()
+        self.has_mask = torch.full((count,), paired) if isinstance(paired, bool) else torch.tensor(paired)
+        self.batch = batch
+
+    def set_epoch(self, epoch):
+        pass
+
+    def __len__(self):
+        return -(-len(self.label) // self.batch)
+
+    def __iter__(self):
+        for index in torch.arange(len(self.label)).split(self.batch):
+            yield Batch(self.rgb[index], self.mask[index], self.has_mask[index], self.label[index], index)
+
+
+def make_trainer(any_masks=True, all_masks=True, **changes):
+    torch.manual_seed(0)
+    settings = replace(TrainerSettings(niter=4, niter_decay=0, pool_size=4, lr=1e-3), **changes)
+    network = ThreeTierDCFNet(Architecture("small", SIZE, 0.1))
+    return Trainer(
+        network, settings, torch.device("cpu"), samples=8, any_masks=any_masks, all_masks=all_masks
+    )
+
+
+def weights(module):
+    return {key: value.clone() for key, value in module.state_dict().items()}
+
+
+def changed(before, module):
+    return [key for key, value in module.state_dict().items() if not torch.equal(value, before[key])]
+
+
+@pytest.mark.parametrize(
+    ("niter", "decay", "expected"),
+    [(2, 3, [1, 1, 0.75, 0.5, 0.25]), (3, 0, [1, 1, 1]), (0, 1, [0.5])],
+)
+def test_the_learning_rate_is_constant_then_linear_to_zero(niter, decay, expected):
+    factors = [learning_rate_factor(epoch, niter, decay) for epoch in range(niter + decay)]
+    assert factors == pytest.approx(expected)
+    if decay:
+        assert learning_rate_factor(niter + decay, niter, decay) == pytest.approx(0.0)
+
+
+def test_the_rate_reaches_both_optimisers():
+    trainer = make_trainer(niter=1, niter_decay=1)
+    assert trainer.set_learning_rate(1) == pytest.approx(5e-4)
+    assert {g["lr"] for g in trainer.optimizer.param_groups} == {5e-4}
+    assert {g["lr"] for g in trainer.optimizer_discriminator.param_groups} == {1e-4}
+
+
+def only(**given):
+    """All weights zero but those given."""
+    return {"lambda_class": 0.0, "lambda_L1": 0.0, "lambda_overlap": 0.0, "lambda_GAN": 0.0, "gan_mode": "none", **given}
+
+
+@pytest.mark.parametrize("term", ["lambda_L1", "lambda_overlap"])
+def test_a_mask_term_alone_trains_the_masks_and_no_verdict(term):
+    trainer = make_trainer(**only(**{term: 60.0}))
+    batches = Batches()
+    head = weights(trainer.network.tiers[0].head)
+    first = trainer.train_epoch(batches, 0)
+    for epoch in range(1, 8):
+        last = trainer.train_epoch(batches, epoch)
+    key = {"lambda_L1": "loss_L1", "lambda_overlap": "loss_overlap"}[term]
+    assert last[key] < 0.9 * first[key]
+    assert changed(head, trainer.network.tiers[0].head) == []
+
+
+def test_the_weight_of_l1_scales_its_gradient(monkeypatch):
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *_: None)
+
+    def gradient(weight):
+        trainer = make_trainer(**only(lambda_L1=weight))
+        monkeypatch.setattr(trainer.optimizer, "step", lambda: None)
+        trainer.train_epoch(Batches(batch=8), 0)
+        return trainer.network.decoder.logit.weight.grad.clone()
+
+    torch.testing.assert_close(gradient(60.0), 6 * gradient(10.0), rtol=1e-4, atol=1e-6)
+
+
+def first_moments(trainer, module):
+    """Adam's running mean gradients: zero if and only if no gradient ever came."""
+    return max(float(trainer.optimizer.state[p]["exp_avg"].abs().max()) for p in module.parameters())
+
+
+def test_the_verdict_alone_trains_tier_and_head_but_no_decoder():
+    trainer = make_trainer(**only(lambda_class=1.0))
+    for epoch in range(2):  # the head starts at zero, so the tier behind it learns from the second step on
+        trainer.train_epoch(Batches(), epoch)
+    assert first_moments(trainer, trainer.network.decoder) == 0
+    assert first_moments(trainer, trainer.network.tiers[0].head) > 0
+    assert first_moments(trainer, trainer.network.tiers[0].rgb) > 0
+
+
+def test_the_adversarial_term_trains_discriminator_and_decoder():
+    with_gan = make_trainer(**only(lambda_GAN=1.0, gan_mode="lsgan"))
+    judge = weights(with_gan.discriminator)
+    report = with_gan.train_epoch(Batches(), 0)
+    assert report["loss_D"] > 0 and report["loss_G_GAN"] > 0
+    assert changed(judge, with_gan.discriminator)
+    assert first_moments(with_gan, with_gan.network.decoder) > 0
+    assert all(p.requires_grad for p in with_gan.discriminator.parameters())
+
+
+def test_gan_mode_none_leaves_the_discriminator_alone():
+    trainer = make_trainer(gan_mode="none")
+    judge = weights(trainer.discriminator)
+    report = trainer.train_epoch(Batches(), 0)
+    assert (report["loss_D"], report["loss_G_GAN"]) == (0.0, 0.0)
+    assert changed(judge, trainer.discriminator) == []
+
+
+def test_the_pool_fills_and_changes_what_the_discriminator_learns():
+    def discriminator(pool_size):
+        trainer = make_trainer(pool_size=pool_size)
+        for epoch in range(3):
+            trainer.train_epoch(Batches(), epoch)
+        return trainer
+
+    none, some = discriminator(0), discriminator(4)
+    assert none.history.filled == 0 and some.history.filled == 4
+    assert some.history.pairs.shape == (4, 4, SIZE, SIZE)
+    assert changed(weights(none.discriminator), some.discriminator)
+
+
+def test_unpaired_images_train_the_classifier_alone():
+    trainer = make_trainer(any_masks=False, all_masks=False)
+    decoder, judge = weights(trainer.network.decoder), weights(trainer.discriminator)
+    tier = weights(trainer.network.tiers[0])
+    report = trainer.train_epoch(Batches(paired=False), 0)
+    assert [report[key] for key in LOSS_KEYS[1:]] == [0.0] * 4 and report["dice"] is None
+    assert report["loss_cls"] > 0
+    assert changed(decoder, trainer.network.decoder) == [] and changed(judge, trainer.discriminator) == []
+    assert changed(tier, trainer.network.tiers[0])
+
+
+def test_of_a_mixed_batch_only_the_paired_images_train_the_masks():
+    paired = [True, False] * 4
+    trainer = make_trainer(all_masks=False, **only(lambda_L1=1.0))
+    batches = Batches(paired=paired)
+    expected = Batches(paired=paired)
+    report = trainer.train_epoch(batches, 0)
+    trainer = make_trainer(all_masks=False, **only(lambda_L1=1.0))
+    expected.mask[1::2] = 1 - expected.mask[1::2]  # stand-ins: nothing may depend on them but the binary stream
+    again = trainer.train_epoch(expected, 0)
+    assert report["loss_L1"] == pytest.approx(again["loss_L1"])
+
+
+def seen_by_binary_stream(trainer, batches):
+    seen = []
+    hook = trainer.network.tiers[0].binary.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    trainer.train_epoch(batches, 0)
+    hook.remove()
+    return torch.cat(seen)
+
+
+def test_the_binary_stream_sees_the_share_of_true_masks_asked_for():
+    batches = Batches()
+    assert torch.equal(seen_by_binary_stream(make_trainer(true_mask_share=1.0), batches), batches.mask)
+    predicted = seen_by_binary_stream(make_trainer(true_mask_share=0.0), batches)
+    assert all(not torch.equal(p, m) for p, m in zip(predicted, batches.mask, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("rule", "ready", "stand_in"),
+    [("otsu", True, True), ("predicted", False, False), ("auto", False, True), ("auto", True, False)],
+)
+def test_what_an_unpaired_image_shows_the_binary_stream(rule, ready, stand_in):
+    trainer = make_trainer(all_masks=False, unpaired_binary=rule)
+    trainer.decoder_ready = ready
+    batches = Batches(paired=[True] * 4 + [False] * 4)
+    seen = seen_by_binary_stream(trainer, batches)
+    assert torch.equal(seen[4:], batches.mask[4:]) == stand_in
+
+
+def test_the_decoder_is_trusted_once_it_has_shown_that_it_finds_cells():
+    trainer = make_trainer()
+    trainer.note_decoder(0.79)
+    assert not trainer.decoder_ready
+    trainer.note_decoder(0.81)
+    trainer.note_decoder(0.1)
+    assert trainer.decoder_ready
+    never = make_trainer(any_masks=False, all_masks=False)
+    never.note_decoder(0.99)
+    assert not never.decoder_ready
+
+
+def test_epoch_figures_are_means_over_images_whatever_the_batches():
+    batches = Batches(count=7, batch=3)
+    trainer = make_trainer(**only(lambda_class=1.0))
+    trainer.optimizer.step = lambda: None
+    trainer.network.train()
+    for module in trainer.network.modules():  # per-image results must not depend on the batch
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.eval()
+    trainer.network.train = lambda mode=True: trainer.network
+    torch.nn.init.normal_(trainer.network.tiers[0].head.weight, generator=torch.Generator().manual_seed(2))
+    for tier in trainer.network.tiers:
+        tier.dropout.p = 0.0
+    report = trainer.train_epoch(batches, 0)
+    whole = Batches(count=7, batch=7)
+    trainer2_report = trainer.train_epoch(whole, 0)
+    assert report["loss_cls"] == pytest.approx(trainer2_report["loss_cls"], rel=1e-4)
+    assert report["accuracy"] == pytest.approx(trainer2_report["accuracy"])
+
+
+def test_evaluation_counts_by_hand():
+    trainer = make_trainer()
+    evaluation = trainer.evaluate(Batches())
+    right = (evaluation.logits[:, 0] > 0) == evaluation.label
+    assert evaluation.accuracy("tier1") == pytest.approx(right.mean())
+    assert sorted(evaluation.index.tolist()) == list(range(8))
+    unknown = Batches()
+    unknown.label = torch.full((8,), -1)
+    evaluation = trainer.evaluate(unknown)
+    assert math.isnan(evaluation.accuracy("global")) and evaluation.auroc("global") is None
+
+
+def test_a_loss_that_is_not_finite_is_named():
+    trainer, batches = make_trainer(), Batches()
+    batches.rgb[0] = math.nan
+    with pytest.raises(FloatingPointError, match=r"epoch 1: loss_cls.* is not finite"):
+        trainer.train_epoch(batches, 0)
+
+
+@pytest.mark.parametrize(("load", "fine", "expected"), [(300, 300, [0]), (320, 300, [0, 20]), (650, 300, [0, 175, 350])])
+def test_crops_cover_the_image(load, fine, expected):
+    assert crop_offsets(load, fine) == expected
+    covered = {pixel for start in crop_offsets(load, fine) for pixel in range(start, start + fine)}
+    assert covered == set(range(load))
+
+
+def test_larger_images_are_covered_by_crops_and_averaged():
+    network = ThreeTierDCFNet(Architecture("small", SIZE, 0.0)).eval()
+    torch.nn.init.normal_(network.tiers[0].head.weight)
+    batches = Batches(count=2, size=96)
+    whole = next(iter(predict(network, batches, torch.device("cpu"), use_stand_in=False)))
+    assert whole.mask_probability.shape == (2, 1, 96, 96)
+    corners = []
+    for top in (0, 32):
+        for left in (0, 32):
+            rgb = batches.rgb[..., top : top + SIZE, left : left + SIZE]
+            mask = batches.mask[..., top : top + SIZE, left : left + SIZE]
+            with torch.no_grad():
+                corners.append(network(rgb, mask, torch.zeros(2, dtype=torch.bool)))
+    torch.testing.assert_close(whole.logits, torch.stack([c.logits for c in corners]).mean(0))
+    torch.testing.assert_close(whole.mask_probability[..., 0, 0], corners[0].mask_probability[..., 0, 0])
+    middle = torch.stack([c.mask_probability[..., 40 - t, 40 - s] for c, (t, s) in zip(corners, [(0, 0), (0, 32), (32, 0), (32, 32)], strict=True)])
+    torch.testing.assert_close(whole.mask_probability[..., 40, 40], middle.mean(0))
+
+
+def session(tmp_path, epochs=4, thresholds=(0.0, 0.0, 2.0), save_seconds=0.0, **changes):
+    trainer = make_trainer(niter=epochs, **changes)
+    gate = Gate(GateSettings(thresholds, 1.0, (2, 2, 99), "force"))
+    folder = RunFolder(tmp_path, "run")
+    folder.check(resume=folder.state.exists(), overwrite=False)
+    return TrainingSession(trainer, gate, folder, {"options": {}, "data": {}}, save_seconds=save_seconds)
+
+
+def run(one, stop_after=None):
+    for epoch in one.epochs():
+        one.run_epoch(epoch, Batches(), Batches(seed=1))
+        if stop_after is not None and epoch + 1 == stop_after:
+            return
+    one.finish(0.0)
+
+
+def test_a_resumed_run_ends_with_the_bits_of_the_uninterrupted_one(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    whole = session(tmp_path / "a")
+    run(whole)
+    run(session(tmp_path / "b"), stop_after=2)
+    torch.manual_seed(12345)
+    resumed = session(tmp_path / "b")
+    resumed.resume()
+    assert resumed.done == 2
+    run(resumed)
+    for key, value in whole.trainer.network.state_dict().items():
+        assert torch.equal(value, resumed.trainer.network.state_dict()[key]), key
+    for key, value in whole.trainer.discriminator.state_dict().items():
+        assert torch.equal(value, resumed.trainer.discriminator.state_dict()[key]), key
+    assert [r["train"] for r in whole.folder.history()] == [r["train"] for r in resumed.folder.history()]
+    assert whole.folder.gate_rows() == resumed.folder.gate_rows()
+    assert [row["decision"] for row in whole.folder.gate_rows()] == ["open", "open", "stay", "forced"]
+
+
+def test_logs_of_an_epoch_that_was_not_saved_are_cut(tmp_path):
+    one = session(tmp_path, save_seconds=3600.0)
+    run(one, stop_after=3)  # the first epoch was saved, the second and third not yet
+    again = session(tmp_path, save_seconds=3600.0)
+    again.resume()
+    assert again.done == 1
+    assert [r["epoch"] for r in again.folder.history()] == [1]
+    assert [r["epoch"] for r in again.folder.gate_rows()] == ["1"]
+
+
+def test_a_gate_that_stops_ends_the_run_and_says_so(tmp_path, capsys):
+    one = session(tmp_path, thresholds=(2.0, 2.0, 2.0))
+    one.gate.settings = replace(one.gate.settings, on_budget="stop")
+    run(one)
+    assert one.done == 2 and one.stopped
+    assert "stopped after 2 epochs" in capsys.readouterr().out
+    assert not one.folder.finished.exists() and one.folder.weights("latest").exists()
+
+
+@pytest.mark.parametrize(
+    ("scores", "best"),
+    [
+        ([(0.5, 1.0), (0.9, 1.0), (0.7, 0.1), (0.9, 1.0)], 2),
+        ([(1.0, 0.9), (1.0, 0.5), (1.0, 0.6), (0.9, 0.1)], 2),  # equal AUROC: the lower loss
+        ([(None, 0.9), (None, 0.5), (None, 0.4), (None, 0.6)], 3),  # one class only
+        ([(None, math.nan)] * 4, 4),  # no label: the last
+    ],
+)
+def test_best_is_the_epoch_of_the_best_validation(tmp_path, scores, best):
+    one, given = session(tmp_path), iter(scores)
+    real = one.trainer.evaluate
+
+    def evaluate(batches):
+        evaluation, (auroc, loss) = real(batches), next(given)
+        evaluation.auroc, evaluation.loss = (lambda head: auroc), loss
+        return evaluation
+
+    one.trainer.evaluate = evaluate
+    run(one)
+    assert one.best["epoch"] == best
+    assert load_checkpoint(one.folder.weights("best"))["epoch"] == best
+    assert load_checkpoint(one.folder.weights("latest"))["epoch"] == 4
+
+
+def test_resuming_another_architecture_is_refused(tmp_path):
+    run(session(tmp_path), stop_after=1)
+    other = session(tmp_path)
+    other.trainer.network.architecture = Architecture("small", SIZE, 0.5)
+    with pytest.raises(UserError, match="another architecture"):
+        other.resume()
+
+
+def test_a_loss_that_is_not_finite_keeps_the_last_good_state(tmp_path):
+    one = session(tmp_path)
+    run(one, stop_after=1)
+    before = one.folder.state.read_bytes()
+    bad = Batches()
+    bad.rgb[:] = math.nan
+    with pytest.raises(UserError, match="is not finite"):
+        one.run_epoch(1, bad, Batches())
+    assert one.folder.state.read_bytes() == before

@@ -1,0 +1,324 @@
+"""How well classes and masks were told: point values from scikit-learn, intervals by a bootstrap over groups.
+
+Images of one patient (or tiles of one smear) are not independent, so whole groups are drawn with replacement and never
+single images: the cluster bootstrap (Field and Welsh, J. R. Stat. Soc. B 69, 2007; Davison and Hinkley, 1997, section
+3.8), with percentile intervals. Everything in a resample but the AUROC is a ratio of sums over groups, so 1,000
+resamples are one product of a count matrix with per-group sums; the AUROC is the weighted Mann-Whitney statistic of the
+same counts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from util.errors import UserError
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+THRESHOLD = 0.5  # a probability above it is called Anemic
+ECE_BINS = 10
+CONFIDENCE_LEVEL = 95.0
+COUNT_METRICS = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "precision", "f1", "ece")
+CLASSIFICATION_METRICS = (*COUNT_METRICS[:-1], "auroc", "ece")
+SEGMENTATION_METRICS = ("dice", "iou", "dice_mean")
+CELLS_PER_CHUNK = 2_000_000  # elements of one block of resamples x images: 16 MB of float64
+
+
+def classification_metrics(
+    label: NDArray[Any], probability: NDArray[Any], group: Sequence[str], *, resamples: int = 1000, seed: int = 0
+) -> dict[str, Any]:
+    """Score one head on one split, with 95% intervals from a bootstrap over groups.
+
+    An image is called Anemic where its probability exceeds 0.5. A metric that has nothing to divide by (sensitivity and
+    F1 without an Anemic image, specificity without a Healthy one, precision where nothing is called Anemic, balanced
+    accuracy and AUROC with one class only) is None. An interval is None where the metric is, where there are fewer than
+    two groups, or where fewer than half of the resamples define the metric; other undefined resamples are left out.
+
+    Args:
+        label: (N,) integers, 1 = Anemic, 0 = Healthy.
+        probability: (N,) probability of Anemic in [0, 1].
+        group: N names; images with the same name are drawn together.
+        resamples: bootstrap resamples; 0 leaves the intervals None.
+        seed: seed of the resampling; equal inputs and seeds give equal intervals.
+
+    Returns:
+        n, n_groups, accuracy, balanced_accuracy, sensitivity, specificity, precision, f1, auroc, ece,
+        confusion_matrix [[tn, fp], [fn, tp]] and ci95 {metric: [low, high] or None}, all in plain Python types.
+
+    Raises:
+        ValueError: the three lengths differ, or a label is neither 0 nor 1.
+        UserError: a probability is not a number from 0 to 1.
+    """
+    truth, score = _checked(label, probability, group)
+    names, member = _group_index(group)
+    called = (score > THRESHOLD).astype(np.int64)
+    point = _point_values(truth, called, score)
+    estimates = _bootstrap(truth, score, member, len(names), resamples, seed)
+    return {
+        "n": int(truth.size),
+        "n_groups": len(names),
+        **point,
+        "confusion_matrix": _confusion(truth, called).tolist(),
+        "ci95": {key: _interval(point[key], estimates[key], len(names)) for key in CLASSIFICATION_METRICS},
+    }
+
+
+def expected_calibration_error(truth: NDArray[Any], score: NDArray[Any], bins: int = ECE_BINS) -> float | None:
+    """Expected calibration error: sum over bins of (n_bin / N) * |accuracy(bin) - mean confidence(bin)|.
+
+    Confidence is the probability of the class that is called, max(p, 1 - p), in equal-width bins
+    ((m - 1) / bins, m / bins]. Source: Naeini, Cooper and Hauskrecht, AAAI 2015; in this form Guo et al., ICML 2017,
+    equations 3 and 5. Resampling raises it (empty bins lend noise), so an interval may lie above its point. Computed
+    here rather than by a library, so that point and interval come from the same sums.
+
+    Args:
+        truth: (N,) integers, 1 = Anemic.
+        score: (N,) probability of Anemic.
+        bins: number of bins over [0, 1].
+
+    Returns:
+        the error in [0, 1], or None for N = 0.
+    """
+    if not len(truth):
+        return None
+    sums = _calibration_sums(
+        np.asarray(truth), np.asarray(score, dtype=np.float64), np.zeros(len(truth), np.int64), 1, bins
+    )
+    return float(_ece_of(sums)[0])
+
+
+class SegmentationScore:
+    """Dice and IoU of masks that come one pair at a time; only four numbers per image are kept.
+
+    Pooled figures sum pixels over all images; ``dice_mean`` averages the images' own Dice, where two empty masks agree
+    (1.0).
+
+    Example:
+        >>> score = SegmentationScore()
+        >>> score.update(np.array([[True, True]]), np.array([[True, False]]))
+        >>> round(score.result()["dice"], 3)
+        0.667
+    """
+
+    def __init__(self) -> None:
+        self._sums: list[tuple[int, int]] = []
+        self._groups: list[str] = []
+
+    def update(self, predicted: NDArray[np.bool_], true: NDArray[np.bool_], group: str | None = None) -> float:
+        """Add one image.
+
+        Args:
+            predicted: (H, W) bool.
+            true: (H, W) bool.
+            group: name of the image's group; an image without one is a group of its own.
+
+        Returns:
+            the image's own Dice.
+
+        Raises:
+            ValueError: the masks are not bool or differ in shape.
+        """
+        if predicted.shape != true.shape or predicted.dtype != bool or true.dtype != bool:
+            found = f"{predicted.dtype}{predicted.shape} and {true.dtype}{true.shape}"
+            raise ValueError(f"masks must be bool arrays of one shape, not {found}")
+        common, total = int(np.count_nonzero(predicted & true)), int(predicted.sum()) + int(true.sum())
+        self._groups.append(f"\0{len(self._sums)}" if group is None else group)  # NUL: no file can bear that name
+        self._sums.append((common, total))
+        return 2 * common / total if total else 1.0
+
+    def result(self, *, resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
+        """Pooled and mean figures with 95% intervals over groups.
+
+        Args:
+            resamples: bootstrap resamples; 0 leaves the intervals None.
+            seed: seed of the resampling.
+
+        Returns:
+            n, n_groups, dice, iou (both pooled), dice_mean, and ci95 of the three; None where undefined.
+        """
+        names, member = _group_index(self._groups)
+        sums = np.array(self._sums, dtype=np.float64).reshape(-1, 2)
+        own = np.divide(2 * sums[:, 0], sums[:, 1], out=np.ones(len(sums)), where=sums[:, 1] > 0)
+        per_group = _sum_by_group(np.column_stack([sums, own, np.ones(len(sums))]), member, len(names))
+        point = {key: _plain(value[0]) for key, value in _segmentation_ratios(per_group.sum(axis=0)[None]).items()}
+        drawn = [per_group[:0]] + [weight @ per_group for weight in _group_weights(len(names), resamples, seed)]
+        estimates = _segmentation_ratios(np.concatenate(drawn))
+        ci95 = {key: _interval(point[key], estimates[key], len(names)) for key in SEGMENTATION_METRICS}
+        return {"n": len(sums), "n_groups": len(names), **point, "ci95": ci95}
+
+
+def _segmentation_ratios(sums: Floats) -> dict[str, Floats]:
+    """From (R, 4) sums of common pixels, both masks' pixels, own Dice and images to the three figures, (R,) each."""
+    common, total, own, images = sums.T
+    return {
+        "dice": _ratio(2 * common, total),
+        "iou": _ratio(common, total - common),
+        "dice_mean": _ratio(own, images),
+    }
+
+
+def _checked(label: NDArray[Any], probability: NDArray[Any], group: Sequence[str]) -> tuple[Integers, Floats]:
+    """The two arrays in one type each, or an error that says what is wrong with them."""
+    truth, score = np.asarray(label), np.asarray(probability, dtype=np.float64)
+    if truth.ndim != 1 or truth.shape != score.shape or len(group) != len(truth):
+        raise ValueError(
+            f"label {truth.shape}, probability {score.shape} and group ({len(group)},) must have one length"
+        )
+    if not np.isin(truth, (0, 1)).all():
+        raise ValueError(f"a label must be 0 (Healthy) or 1 (Anemic), not {sorted(set(truth.tolist()) - {0, 1})[:3]}")
+    wrong = ~((score >= 0) & (score <= 1))
+    if wrong.any():
+        raise UserError(
+            f"{int(wrong.sum())} of {score.size} probabilities are not from 0 to 1",
+            expected="a number from 0 to 1 for each image",
+            found=f"{score[wrong][0]} at image {int(np.flatnonzero(wrong)[0])}",
+            remedy="the network's weights have diverged: test an earlier epoch (--which_epoch) or lower --lr",
+        )
+    return truth.astype(np.int64), score
+
+
+def _group_index(group: Sequence[str]) -> tuple[list[str], Integers]:
+    """Distinct names in sorted order, so that no interval depends on the order of images, and each image's index."""
+    names = sorted(set(group))
+    position = {name: index for index, name in enumerate(names)}
+    return names, np.array([position[name] for name in group], dtype=np.int64)
+
+
+def _confusion(truth: Integers, called: Integers) -> Integers:
+    from sklearn.metrics import confusion_matrix
+
+    if not truth.size:
+        return np.zeros((2, 2), np.int64)
+    return confusion_matrix(truth, called, labels=[0, 1])
+
+
+def _point_values(truth: Integers, called: Integers, score: Floats) -> dict[str, float | None]:
+    """Point values from scikit-learn, None where the metric's denominator is empty."""
+    from sklearn import metrics
+
+    anemic, healthy = bool((truth == 1).any()), bool((truth == 0).any())
+    return {
+        "accuracy": _when(truth.size > 0, metrics.accuracy_score, truth, called),
+        "balanced_accuracy": _when(anemic and healthy, metrics.balanced_accuracy_score, truth, called),
+        "sensitivity": _when(anemic, metrics.recall_score, truth, called),
+        "specificity": _when(healthy, metrics.recall_score, 1 - truth, 1 - called),
+        "precision": _when(bool(called.any()), metrics.precision_score, truth, called, zero_division=0),
+        "f1": _when(anemic, metrics.f1_score, truth, called),
+        "auroc": _when(anemic and healthy, metrics.roc_auc_score, truth, score),
+        "ece": expected_calibration_error(truth, score),
+    }
+
+
+def _when(defined: bool, metric: Any, *arrays: Any, **options: Any) -> float | None:
+    return float(metric(*arrays, **options)) if defined else None
+
+
+def _bootstrap(
+    truth: Integers, score: Floats, member: Integers, n_groups: int, resamples: int, seed: int
+) -> dict[str, Floats]:
+    """Every metric of every resample, (resamples,) each, NaN where a resample does not define it."""
+    called = score > THRESHOLD
+    cells = np.column_stack([(truth == t) & (called == c) for t in (0, 1) for c in (False, True)]).astype(np.float64)
+    counts = _sum_by_group(cells, member, n_groups)  # (groups, 4): tn, fp, fn, tp
+    calibration = _calibration_sums(truth, score, member, n_groups, ECE_BINS)
+    ranks = _WeightedRanks(truth, score, member)
+    chunks: dict[str, list[Floats]] = {key: [np.empty(0)] for key in CLASSIFICATION_METRICS}
+    for weight in _group_weights(n_groups, resamples, seed, columns=len(truth)):
+        values = _count_ratios(weight @ counts)
+        values["ece"] = _ece_of(np.tensordot(weight, calibration, axes=1))
+        values["auroc"] = ranks.auroc(weight)
+        for key, value in values.items():
+            chunks[key].append(value)
+    return {key: np.concatenate(parts) for key, parts in chunks.items()}
+
+
+def _group_weights(n_groups: int, resamples: int, seed: int, columns: int = 1) -> Iterator[Floats]:
+    """How often each group is drawn, as blocks of (rows, n_groups); a block is bounded in memory."""
+    if n_groups < 2:
+        return
+    generator = np.random.default_rng(seed)
+    rows = max(1, CELLS_PER_CHUNK // max(n_groups, columns))
+    for start in range(0, resamples, rows):
+        count = min(rows, resamples - start)
+        drawn = generator.integers(0, n_groups, size=(count, n_groups)) + n_groups * np.arange(count)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=count * n_groups).reshape(count, n_groups).astype(np.float64)
+
+
+def _sum_by_group(values: Floats, member: Integers, n_groups: int) -> Floats:
+    """(N, K) values summed within groups to (n_groups, K)."""
+    sums = np.zeros((n_groups, values.shape[1]))
+    np.add.at(sums, member, values)
+    return sums
+
+
+def _count_ratios(cells: Floats) -> dict[str, Floats]:
+    """From (R, 4) counts tn, fp, fn, tp to the metrics that are ratios of them."""
+    tn, fp, fn, tp = cells.T
+    sensitivity, specificity = _ratio(tp, tp + fn), _ratio(tn, tn + fp)
+    return {
+        "accuracy": _ratio(tn + tp, tn + fp + fn + tp),
+        "balanced_accuracy": (sensitivity + specificity) / 2,
+        "sensitivity": sensitivity,
+        "specificity": specificity,
+        "precision": _ratio(tp, tp + fp),
+        "f1": np.where(tp + fn > 0, _ratio(2 * tp, 2 * tp + fp + fn), np.nan),
+    }
+
+
+def _calibration_sums(truth: NDArray[Any], score: Floats, member: Integers, n_groups: int, bins: int) -> Floats:
+    """(n_groups, bins, 3): images, images called right and summed confidence of each bin."""
+    confidence = np.maximum(score, 1 - score)
+    right = (score > THRESHOLD) == (truth == 1)
+    index = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    sums = np.zeros((n_groups, bins, 3))
+    np.add.at(sums, (member, index), np.column_stack([np.ones(len(score)), right, confidence]))
+    return sums
+
+
+def _ece_of(sums: Floats) -> Floats:
+    """(R, bins, 3) sums to (R,) errors: the bin's size cancels, so |right - confidence| is summed and divided by N."""
+    return _ratio(np.abs(sums[..., 1] - sums[..., 2]).sum(axis=-1), sums[..., 0].sum(axis=-1))
+
+
+class _WeightedRanks:
+    """The AUROC of one ranking under many weightings of its images: sorted once, one cumulative sum per resample."""
+
+    def __init__(self, truth: Integers, score: Floats, member: Integers) -> None:
+        order = np.argsort(score, kind="stable")
+        ranked = score[order]
+        self._member, self._anemic = member[order], truth[order].astype(np.float64)
+        self._starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]]) if ranked.size else np.empty(0, np.int64)
+
+    def auroc(self, weight: Floats) -> Floats:
+        """(R, groups) weights to (R,) values of P(anemic above healthy) + P(tied) / 2, NaN without both classes."""
+        images = weight[:, self._member]
+        anemic = np.add.reduceat(images * self._anemic, self._starts, axis=1)
+        healthy = np.add.reduceat(images * (1 - self._anemic), self._starts, axis=1)
+        below = np.cumsum(healthy, axis=1) - healthy
+        wins = (anemic * (below + healthy / 2)).sum(axis=1)
+        return _ratio(wins, anemic.sum(axis=1) * healthy.sum(axis=1))
+
+
+def _ratio(numerator: Floats, denominator: Floats) -> Floats:
+    """Element-wise quotient, NaN where the denominator is zero."""
+    empty = np.full(np.shape(denominator), np.nan)
+    return np.divide(numerator, denominator, out=empty, where=np.asarray(denominator) > 0)
+
+
+def _interval(point: float | None, estimates: Floats, n_groups: int) -> list[float] | None:
+    """The central 95% of the resamples that define the metric, or None where that would say nothing."""
+    defined = estimates[~np.isnan(estimates)]
+    if point is None or n_groups < 2 or not estimates.size or 2 * defined.size < estimates.size:
+        return None
+    tail = (100 - CONFIDENCE_LEVEL) / 2
+    return [float(edge) for edge in np.percentile(defined, [tail, 100 - tail])]
+
+
+def _plain(value: Any) -> float | None:
+    return None if math.isnan(value) else float(value)

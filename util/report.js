@@ -1,0 +1,118 @@
+"use strict";
+// Pages, filters and search over the images. Every text from the run enters by textContent or setAttribute, never as HTML.
+(() => {
+  const data = JSON.parse(document.getElementById("image-rows").textContent);
+  const PER_PAGE = data.per_page;
+  const [NAME, SPLIT, GROUP, TRUTH, CALLED, PROBABILITY, DICE, SMEAR, TRUE_MASK, PREDICTED, OVERLAY] = data.columns.keys();
+  const list = document.getElementById("image-list");
+  const search = document.getElementById("image-search");
+  const split = document.getElementById("image-split");
+  const choices = [...document.querySelectorAll("#images [data-show]")];
+  const words = data.rows.map((row) => `${row[NAME]}\n${row[GROUP]}`.toLowerCase());
+  const shown = {
+    all: () => true,
+    wrong: (row) => row[TRUTH] !== null && row[TRUTH] !== row[CALLED],
+    healthy: (row) => (row[TRUTH] ?? row[CALLED]) === 0,
+    anemic: (row) => (row[TRUTH] ?? row[CALLED]) === 1,
+  };
+  let show = "all", page = 0, found = [];
+
+  function element(tag, attributes = {}, ...children) {
+    const space = ["svg", "rect", "line"].includes(tag) ? "http://www.w3.org/2000/svg" : "http://www.w3.org/1999/xhtml";
+    const node = document.createElementNS(space, tag);
+    for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+    node.append(...children); // append turns strings into text nodes
+    return node;
+  }
+
+  function picture(row, column, caption) {
+    const inside = row[column] === null
+      ? element("div", { class: "absent" }, "none")
+      : element("a", { href: row[column] },
+          element("img", { src: row[column], alt: `${caption} of ${row[NAME]}`, loading: "lazy", decoding: "async" }));
+    return element("figure", {}, inside, element("figcaption", {}, caption));
+  }
+
+  function outcome(truth, called) {
+    if (truth === null) return ["unknown", "?"];
+    return truth === called ? ["right", "✓"] : ["wrong", "✗"];
+  }
+
+  function bar(probability) {
+    const svg = element("svg", { viewBox: "0 0 100 10", preserveAspectRatio: "none", "aria-hidden": "true" });
+    svg.append(element("rect", { class: "track", y: 2, width: 100, height: 6, rx: 2 }),
+      element("rect", { class: "bar", y: 2, width: 100 * probability, height: 6, rx: 2 }),
+      element("line", { class: "half", x1: 50, x2: 50, y1: 0, y2: 10 }));
+    return svg;
+  }
+
+  function tier(row, title, index) {
+    const probability = row[PROBABILITY][index];
+    if (probability === null) return element("li", {}, element("span", {}, title), "not evaluated");
+    const called = index === data.heads.length - 1 ? row[CALLED] : Number(probability > data.threshold);
+    const [kind, mark] = outcome(row[TRUTH], called);
+    const said = element("span", { class: kind }, `${probability.toFixed(3)} ${data.classes[called]} ${mark}`);
+    return element("li", index === data.heads.length - 1 ? { class: "global" } : {},
+      element("span", {}, title), element("span", { class: kind }, bar(probability)), said);
+  }
+
+  function card(row) {
+    const [kind, mark] = outcome(row[TRUTH], row[CALLED]);
+    const told = `called ${data.classes[row[CALLED]]}, ` +
+      (row[TRUTH] === null ? "truth unknown" : `truly ${data.classes[row[TRUTH]]}`);
+    const verdict = { right: "right", wrong: "wrong", unknown: "no label" }[kind];
+    const about = element("div", { class: "about" },
+      element("h3", {}, element("bdi", {}, row[NAME])),
+      element("span", { class: `verdict ${kind}` }, `${mark} ${verdict}`),
+      element("p", {}, told), element("p", {}, data.splits[row[SPLIT]] ?? row[SPLIT]),
+      element("p", {}, "group ", element("bdi", {}, row[GROUP])));
+    if (row[DICE] !== null) about.append(element("p", {}, `Dice ${row[DICE].toFixed(3)}`));
+    const pictures = element("div", { class: "pictures" }, picture(row, SMEAR, "smear"), picture(row, TRUE_MASK, "true mask"),
+      picture(row, PREDICTED, "predicted mask"), picture(row, OVERLAY, "overlay"));
+    const tiers = element("ul", { class: "tiers" }, ...data.heads.map((title, index) => tier(row, title, index)));
+    return element("article", { class: `image panel ${kind}` }, about, pictures, tiers);
+  }
+
+  function draw() {
+    const pages = Math.max(1, Math.ceil(found.length / PER_PAGE));
+    page = Math.min(Math.max(page, 0), pages - 1);
+    const rows = found.slice(page * PER_PAGE, (page + 1) * PER_PAGE).map((index) => card(data.rows[index]));
+    list.replaceChildren(...(rows.length ? rows : [element("p", { class: "empty panel" }, "No image fits. Clear the search or choose All.")]));
+    const first = found.length ? page * PER_PAGE + 1 : 0;
+    const range = `${first} to ${Math.min(found.length, (page + 1) * PER_PAGE)} of ${found.length} images, page ${page + 1} of ${pages}`;
+    for (const node of document.querySelectorAll("#images .where")) node.textContent = range;
+    for (const node of document.querySelectorAll("#images [data-step='-1']")) node.disabled = page === 0;
+    for (const node of document.querySelectorAll("#images [data-step='1']")) node.disabled = page === pages - 1;
+  }
+
+  function select() {
+    const wanted = search.value.trim().toLowerCase();
+    found = [];
+    data.rows.forEach((row, index) => {
+      const fits = shown[show](row) && (!split.value || row[SPLIT] === split.value);
+      if (fits && words[index].includes(wanted)) found.push(index);
+    });
+    page = 0;
+    draw();
+  }
+
+  for (const button of choices) {
+    button.addEventListener("click", () => {
+      show = button.dataset.show;
+      for (const other of choices) other.setAttribute("aria-pressed", String(other === button));
+      select();
+    });
+  }
+  for (const button of document.querySelectorAll("#images [data-step]")) {
+    button.addEventListener("click", () => {
+      page += Number(button.dataset.step);
+      draw();
+      document.getElementById("images").scrollIntoView();
+    });
+  }
+  search.addEventListener("input", select);
+  split.addEventListener("change", select);
+  document.getElementById("image-tools").hidden = false;
+  document.getElementById("image-pages").hidden = false;
+  select();
+})();

@@ -1,0 +1,222 @@
+"""What a results folder holds besides its page: the table of predictions, JSON, masks, and the names of their files."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import math
+import unicodedata
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from util import files
+from util.errors import UserError
+
+CLASS_WORDS = ("Healthy", "Anemic")
+PREDICTION_COLUMNS = (
+    "image", "prob_anemic", "prob_anemic_tier1", "prob_anemic_tier2", "prob_anemic_tier3", "label_pred",
+    "severity_pred", "severity_score", "cell_count", "overlapped_count", "label_true", "severity_true",
+    "group", "split",
+)  # fmt: skip
+LABEL_COLUMNS = ("label_pred", "label_true")
+
+
+def atomic_write(path: Path, content: bytes | str) -> None:
+    """Write a file so that a reader sees the old content or the new one, never a part.
+
+    Missing parent folders are made. Text is UTF-8; bytes of a file name that were not UTF-8 go back as they came.
+
+    Args:
+        path: the file to write or replace.
+        content: what it shall hold.
+
+    Raises:
+        UserError: the system refused (no space, no permission, a file where a folder must be); the old file is intact.
+    """
+    encoded = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise files.unwritable(path, error) from error
+    files.atomic_write(path, encoded)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write plain data as strict JSON, atomically.
+
+    Args:
+        path: the file.
+        content: dicts with string keys, lists, strings, numbers, None; numpy values and paths are converted.
+
+    Raises:
+        ValueError: a number is NaN or infinite (strict JSON has neither); the message names where it stands.
+        TypeError: a value has no JSON form.
+        UserError: the file cannot be written.
+    """
+    plain = _plain(content, "")
+    atomic_write(path, json.dumps(plain, allow_nan=False, indent=1) + "\n")
+
+
+def _plain(value: Any, where: str) -> Any:
+    """The value in JSON's own types; ``where`` is its place in the document, for messages."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {str(key): _plain(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(
+            f"{where.lstrip('.') or 'the value'} is {value}, which JSON cannot hold; write None if undefined"
+        )
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"{where.lstrip('.') or 'the value'} is a {type(value).__name__}, which JSON cannot hold")
+
+
+def write_predictions(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write predictions.csv: one row per image, the columns of ``PREDICTION_COLUMNS`` in that order.
+
+    Names stand as they are (quoted where CSV needs it), so that reading the file gives them back; no leading ``=`` or
+    ``@`` is touched. Labels may be 0 / 1 or words and are written as Healthy / Anemic; probabilities have six decimals;
+    what is missing or None is empty.
+
+    Args:
+        path: the file.
+        rows: dicts with any of the columns; ``image`` must be there.
+
+    Raises:
+        ValueError: an unknown column, a missing image name, an unknown label, or a number that is not finite.
+        UserError: the file cannot be written.
+    """
+    table = io.StringIO(newline="")
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(PREDICTION_COLUMNS)
+    for row in rows:
+        if unknown := set(row) - set(PREDICTION_COLUMNS):
+            raise ValueError(f"unknown columns {sorted(unknown)}; there are {PREDICTION_COLUMNS}")
+        if not row.get("image"):
+            raise ValueError(f"a row without an image name: {row}")
+        writer.writerow([_cell(column, row.get(column)) for column in PREDICTION_COLUMNS])
+    atomic_write(path, table.getvalue())
+
+
+def _cell(column: str, value: Any) -> str:
+    """One value as the table writes it."""
+    if value is None or value == "":
+        return ""
+    if column in LABEL_COLUMNS:
+        return _class_word(column, value)
+    if column.startswith("prob_") or column == "severity_score":
+        return _six_decimals(column, float(value))
+    return str(value)
+
+
+def _class_word(column: str, value: Any) -> str:
+    if value in CLASS_WORDS:
+        return str(value)
+    if not isinstance(value, str) and value in (0, 1):
+        return CLASS_WORDS[int(value)]
+    raise ValueError(f"{column} is {value!r}; expected 0, 1, {CLASS_WORDS[0]} or {CLASS_WORDS[1]}")
+
+
+def _six_decimals(column: str, value: float) -> str:
+    """Six decimals that stay on the value's side of 0.5, so that the file's probability and label never disagree."""
+    if not math.isfinite(value):
+        raise ValueError(f"{column} is {value}; a prediction must be a finite number")
+    text = f"{value:.6f}"
+    return "0.500001" if text == "0.500000" and value > 0.5 else text
+
+
+def output_stems(names: Sequence[str]) -> dict[str, str]:
+    """The path below ``masks/`` (without ``.png``) under which each image's mask is written.
+
+    It is the image's stem. Images whose stems are equal, also where a file system ignores case or Unicode form, keep
+    their folder; those still equal keep their extension; those still equal (``A.png`` beside ``a.png``) get a mark made
+    from the whole name, so that one image's file is the same in every run that has the same companions.
+
+    Args:
+        names: posix paths of the images relative to the data root, all different.
+
+    Returns:
+        image name to posix path, one to one, also when case is ignored; no path is another's folder.
+
+    Raises:
+        UserError: a name is empty, absolute, holds a NUL or a ``..``, or stands there twice.
+    """
+    choices = {name: _stem_choices(name) for name in names}
+    if len(choices) != len(names):
+        twice = next(name for name in names if list(names).count(name) > 1)
+        raise UserError(f"the image {twice!r} is named twice", remedy="name each image once in the manifest")
+    level = dict.fromkeys(choices, 0)
+    while clash := _clashing({name: choices[name][level[name]] for name in choices}):
+        for name in clash:
+            level[name] += 1
+            if level[name] == len(choices[name]):
+                raise UserError(f"no file name of its own is left for {name!r}", remedy="rename the image")
+    return {name: choices[name][level[name]] for name in choices}
+
+
+def _stem_choices(name: str) -> list[str]:
+    """Where an image's mask may stand, the plainest first; refuses a name that could lead out of the folder."""
+    parts = name.replace("\\", "/").split("/")
+    absolute = PurePosixPath(name).is_absolute() or bool(PureWindowsPath(name).anchor)
+    path = PurePosixPath(name)
+    if not path.name or "\0" in name or ".." in parts or absolute:
+        raise UserError(
+            f"the image name {name!r} cannot become a file in the results folder",
+            expected="a path relative to the data root, without '..' and NUL",
+            remedy="rename the image or mend the manifest",
+        )
+    mark = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    folder = "" if str(path.parent) == "." else f"{path.parent}/"
+    stem = path.stem if path.stem.strip(".") else path.name  # "..png" has the stem ".", which is no name for a file
+    return [stem, *(f"{folder}{last}" for last in (stem, path.name, f"{path.name}-{mark}"))]
+
+
+def _clashing(stems: dict[str, str]) -> list[str]:
+    """Names whose file another image shares, or whose file stands where another image needs a folder."""
+    folded = {name: unicodedata.normalize("NFC", f"{stem}.png".casefold()) for name, stem in stems.items()}
+    owners: dict[str, list[str]] = defaultdict(list)
+    for name, file in folded.items():
+        owners[file].append(name)
+    shared = {name for sharing in owners.values() if len(sharing) > 1 for name in sharing}
+    for file in folded.values():
+        for folder in PurePosixPath(file).parents:
+            shared.update(owners.get(str(folder), []))
+    return sorted(shared)
+
+
+def save_mask(path: Path, mask: NDArray[np.bool_]) -> None:
+    """Write a mask as an 8-bit grey PNG, cells 255 on 0, atomically.
+
+    Args:
+        path: the file.
+        mask: (H, W) bool.
+
+    Raises:
+        ValueError: not a two-dimensional bool array.
+        UserError: the file cannot be written.
+    """
+    from PIL import Image
+
+    if mask.ndim != 2 or mask.dtype != bool:
+        raise ValueError(f"a mask must be (H, W) bool, not {mask.dtype}{mask.shape}")
+    image = Image.fromarray(mask.astype(np.uint8) * np.uint8(255))
+    atomic_write(path, encoded_image(lambda buffer: image.save(buffer, format="PNG")))
+
+
+def encoded_image(save: Callable[[io.BytesIO], None]) -> bytes:
+    """The bytes that an image's own ``save`` writes, so that they can be written atomically."""
+    buffer = io.BytesIO()
+    save(buffer)
+    return buffer.getvalue()
