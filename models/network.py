@@ -22,7 +22,7 @@ from models.backbones import (
     PyramidMerge,
     ShuffleNetPyramid,
 )
-from models.decoder import MaskDecoder
+from models.decoder import FOLD, MaskDecoder, fold
 
 TIERS = 3
 TIER_CHANNELS = (64, 128, 256)
@@ -76,7 +76,7 @@ class TierOutput:
 
     Attributes:
         map: (B, channels, side, side), the published output of the tier.
-        pooled: (B, channels), its average over space.
+        pooled: (B, channels), the average over space of what the map is resized from.
         difference: (B,), what the tier adds to the logit of the tier before.
     """
 
@@ -95,7 +95,7 @@ class Tier(nn.Module):
         side = tier_sizes(fine_size)[index]
         self.size = (side, side)
         self.rgb = backbone(3, preset.rgb, TIER_CHANNELS[index - 1] if index else 0)
-        self.binary = backbone(1, preset.binary)
+        self.binary = backbone(FOLD**2, preset.binary)  # 300x300x1, folded into 150x150x4
         self.merge_rgb = PyramidMerge(self.rgb.channels, channels, coarse=coarse)
         self.merge_binary = PyramidMerge(self.binary.channels, channels // 4, coarse=coarse)
         self.enter_binary = nn.Conv2d(channels // 4, channels, kernel_size=1, bias=False)
@@ -113,11 +113,14 @@ class Tier(nn.Module):
     def forward(self, pyramid: list[Tensor], binary: Tensor) -> TierOutput:
         """Fuse the RGB stream's features with the binary stream's view of the mask (B, 1, H, W)."""
         merged = self.merge_rgb(pyramid, self.size)
-        merged = merged + self.enter_binary(self.merge_binary(self.binary(binary), self.size))
-        if merged.shape[-2:] != self.size:
-            merged = functional.interpolate(merged, size=self.size, mode="bilinear", align_corners=False)
+        outlines = self.enter_binary(self.merge_binary(self.binary(fold(binary)), self.size))
+        if outlines.shape[-2:] != merged.shape[-2:]:
+            outlines = functional.interpolate(outlines, size=merged.shape[-2:], mode="bilinear", align_corners=False)
+        merged = merged + outlines
         fused = self.smooth(merged)
         pooled = fused.mean(dim=(2, 3))
+        if fused.shape[-2:] != self.size:
+            fused = functional.interpolate(fused, size=self.size, mode="bilinear", align_corners=False)
         features = torch.cat([pyramid[-1].mean(dim=(2, 3)), pooled], dim=1)
         return TierOutput(fused, pooled, self.head(self.dropout(features)).squeeze(1))
 
