@@ -43,7 +43,7 @@ class Preset:
     discriminator_width: int
 
 
-PRESETS = {"full": Preset(STANDARD, BINARY, 16, 64), "small": Preset(THIN, BINARY_THIN, 8, 16)}
+PRESETS = {"full": Preset(STANDARD, BINARY, 16, 64), "small": Preset(THIN, BINARY_THIN, 8, 8)}
 
 
 @dataclass(frozen=True)
@@ -75,14 +75,23 @@ class TierOutput:
     """What a tier hands on.
 
     Attributes:
-        map: (B, channels, side, side), the published output of the tier.
-        pooled: (B, channels), the average over space of what the map is resized from.
+        fused: (B, channels, h, w), both streams' features at the size they were merged at.
+        size: height and width of the tier's map.
+        pooled: (B, channels), the average of ``fused`` over space.
         difference: (B,), what the tier adds to the logit of the tier before.
     """
 
-    map: Tensor
+    fused: Tensor
+    size: tuple[int, int]
     pooled: Tensor
     difference: Tensor
+
+    @property
+    def map(self) -> Tensor:
+        """(B, channels, side, side), the published output of the tier; made when asked for, by the tier that follows."""
+        if self.fused.shape[-2:] == self.size:
+            return self.fused
+        return functional.interpolate(self.fused, size=self.size, mode="bilinear", align_corners=False)
 
 
 class Tier(nn.Module):
@@ -119,10 +128,8 @@ class Tier(nn.Module):
         merged = merged + outlines
         fused = self.smooth(merged)
         pooled = fused.mean(dim=(2, 3))
-        if fused.shape[-2:] != self.size:
-            fused = functional.interpolate(fused, size=self.size, mode="bilinear", align_corners=False)
         features = torch.cat([pyramid[-1].mean(dim=(2, 3)), pooled], dim=1)
-        return TierOutput(fused, pooled, self.head(self.dropout(features)).squeeze(1))
+        return TierOutput(fused, self.size, pooled, self.head(self.dropout(features)).squeeze(1))
 
 
 @dataclass
@@ -132,12 +139,17 @@ class NetworkOutput:
     Attributes:
         logits: (B, 4), Tier-I, II, III and Global; positive means Anemic. A tier that is not open repeats the one before.
         mask_logit: (B, 1, H, W), positive means red blood cell.
-        maps: the open tiers' maps.
+        tiers: what each open tier hands on.
     """
 
     logits: Tensor
     mask_logit: Tensor
-    maps: list[Tensor]
+    tiers: list[TierOutput]
+
+    @property
+    def maps(self) -> list[Tensor]:
+        """The open tiers' maps."""
+        return [tier.map for tier in self.tiers]
 
     @property
     def mask_probability(self) -> Tensor:
@@ -215,7 +227,7 @@ class ThreeTierDCFNet(nn.Module):
         else:
             mask_logit, binary = torch.zeros_like(given_mask), given_mask
         outputs = self._run_tiers(image, binary, pyramid)
-        return NetworkOutput(self._logits(outputs), mask_logit, [output.map for output in outputs])
+        return NetworkOutput(self._logits(outputs), mask_logit, outputs)
 
     def _run_tiers(self, image: Tensor, binary: Tensor, pyramid: list[Tensor]) -> list[TierOutput]:
         outputs: list[TierOutput] = []

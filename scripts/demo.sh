@@ -102,6 +102,10 @@ train() {
 }
 
 evaluate() {
+    if [ "$PAGE" -nt "$CHECKPOINTS/latest_net_3TDCFNet.safetensors" ]; then
+        printf '%s: tested already\n' "$RESULTS"
+        return
+    fi
     mkdir -p "$RESULTS"
     touch "$RESULTS/$MARK"
     "$DCFNET_PYTHON" 3TDCFNet_test.py --dataroot "$DATA" --name "$NAME" --gpu_ids -1 --display_id 0

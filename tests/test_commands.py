@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
-import os
 import re
 import shlex
 import shutil
@@ -416,15 +415,9 @@ def test_every_documented_command_parses(name, line):
                 parse_options(name, shlex.split(line), prog="p", description="")
 
 
-def test_the_documented_option_tables_are_those_of_the_code():
-    from options.definitions import options_of
-
-    text = (REPOSITORY / "docs" / "options.md").read_text(encoding="utf-8")
-    for command in ("train", "test"):
-        for option in options_of(command):
-            assert f"`--{option.name}`" in text, f"docs/options.md lacks {option.name}: run scripts/write_options.py"
-
-
-def test_ids_of_scripts_exist():
-    for name in ("demo.sh", "test.sh"):
-        assert os.access(REPOSITORY / "scripts" / name, os.X_OK)
+def test_the_documented_options_are_those_of_the_code():
+    spec = importlib.util.spec_from_file_location("write_options", REPOSITORY / "scripts" / "write_options.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    written = (REPOSITORY / "docs" / "options.md").read_text(encoding="utf-8")
+    assert written == module.page(), "docs/options.md is old: run python scripts/write_options.py"
