@@ -89,7 +89,12 @@ def _within_tree(name: str) -> str:
 
 
 def split_for_training(
-    dataset: Dataset, *, split_file: Path | None, fractions: tuple[float, float, float], seed: int, drop_duplicates: bool
+    dataset: Dataset,
+    *,
+    split_file: Path | None,
+    fractions: tuple[float, float, float],
+    seed: int,
+    drop_duplicates: bool,
 ) -> list[SplitRow]:
     """The split of a run: from a file, or drawn by group and stratified.
 
@@ -97,7 +102,9 @@ def split_for_training(
         UserError: the file is no split of this data root, or there are too few groups to draw one.
     """
     if split_file is None:
-        return make_split(dataset.records, dataset.digests, fractions=fractions, seed=seed, drop_duplicates=drop_duplicates)
+        return make_split(
+            dataset.records, dataset.digests, fractions=fractions, seed=seed, drop_duplicates=drop_duplicates
+        )
     rows = read_split(split_file)
     listed = {row.image: row.content for row in rows}
     changed = [r.name for r, d in zip(dataset.records, dataset.digests, strict=True) if listed.get(r.name) != d]
@@ -138,7 +145,9 @@ def class_counts(side: Side) -> str:
 
 def exclusion_summary(rows: Sequence[SplitRow]) -> dict[str, int]:
     """How many files the split leaves out, by kind of reason."""
-    kinds = Counter("duplicate" if row.reason.startswith("duplicate") else row.reason for row in rows if row.split not in SIDES)
+    kinds = Counter(
+        "duplicate" if row.reason.startswith("duplicate") else row.reason for row in rows if row.split not in SIDES
+    )
     return dict(kinds)
 
 
@@ -268,7 +277,14 @@ class TestData:
             records = [replace(record, mask=None) for record in records]
         smears = decode(records, self.load_size, workers=self.workers)
         return BatchLoader(
-            smears, range(len(records)), self.batch_size, self.load_size, device=device, augment=None, shuffle=False, seed=0
+            smears,
+            range(len(records)),
+            self.batch_size,
+            self.load_size,
+            device=device,
+            augment=None,
+            shuffle=False,
+            seed=0,
         )
 
     def pixels(self, side: str, index: int) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:

@@ -60,7 +60,9 @@ class EntryOfPreviousTier(nn.Module):
             return features
         # Projecting before resizing touches fewer channels at the larger size.
         projected = self.project(previous)
-        return features + functional.interpolate(projected, size=features.shape[-2:], mode="bilinear", align_corners=False)
+        return features + functional.interpolate(
+            projected, size=features.shape[-2:], mode="bilinear", align_corners=False
+        )
 
 
 class DenseNetPyramid(nn.Module):
@@ -136,7 +138,7 @@ class EfficientNetPyramid(nn.Module):
         self.channels = (*widths, self.conv_head.out_channels)
 
     def forward(self, image: Tensor, previous: Tensor | None = None) -> list[Tensor]:
-        """Map an image (B, C, H, W) to four features at strides 4, 8, 16 and 32 (the last after the head convolution)."""
+        """Map an image (B, C, H, W) to features at strides 4, 8, 16 and 32 (the last after the head convolution)."""
         x = self.bn1(self.conv_stem(image))
         if self.entry is not None:
             x = self.entry(x, previous)
@@ -166,7 +168,7 @@ class ShuffleNetPyramid(nn.Module):
         self.channels = (stem, second, third, last)
 
     def forward(self, image: Tensor, previous: Tensor | None = None) -> list[Tensor]:
-        """Map an image (B, C, H, W) to four features at strides 4, 8, 16 and 32 (the last after the last convolution)."""
+        """Map an image (B, C, H, W) to features at strides 4, 8, 16 and 32 (the last after the last convolution)."""
         x = self.maxpool(self.conv1(image))
         if self.entry is not None:
             x = self.entry(x, previous)

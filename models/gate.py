@@ -57,7 +57,7 @@ GATE_COLUMNS = tuple(GateDecision.__dataclass_fields__)
 
 
 def tier_budgets(epochs: int, tier_epochs: int) -> tuple[int, int, int]:
-    """Epochs each tier may train: a third of the run unless ``tier_epochs`` says otherwise; the last has what is left."""
+    """Epochs each tier may train: a third of the run unless ``tier_epochs`` says so; the last has what is left."""
     each = tier_epochs or max(1, epochs // LAST_TIER)
     return each, each, max(1, epochs - 2 * each)
 
@@ -82,7 +82,9 @@ class Gate:
         """True once the last tier's gate has opened too."""
         return LAST_TIER in self.passed and self.passed[LAST_TIER][0] == OPEN
 
-    def decide(self, epoch: int, train_accuracy: float, val_accuracy: float, *, last_epoch: bool = False) -> GateDecision:
+    def decide(
+        self, epoch: int, train_accuracy: float, val_accuracy: float, *, last_epoch: bool = False
+    ) -> GateDecision:
         """Judge the tier in training after ``epoch`` (1-based) and move on if it passes.
 
         Args:
@@ -114,15 +116,23 @@ class Gate:
         if self.tier in self.passed:
             return STAY, "its gate is open; it trains on to the end of the schedule"
         threshold = self.settings.thresholds[self.tier - 1]
-        floor = self.best_val_accuracy - self.settings.tolerance
+        tolerance = self.settings.tolerance
+        floor = self.best_val_accuracy - tolerance
         if train_accuracy < threshold:
             reason = f"training accuracy {train_accuracy:.3f} is below {threshold:.3f}"
         elif val_accuracy != val_accuracy:
             reason = "no labelled validation image: the validation function cannot agree"
         elif val_accuracy < floor:
-            reason = f"validation accuracy {val_accuracy:.3f} is below its best {self.best_val_accuracy:.3f} by more than {self.settings.tolerance:.3f}"
+            reason = (
+                f"validation accuracy {val_accuracy:.3f} is below its best {self.best_val_accuracy:.3f}"
+                f" by more than {tolerance:.3f}"
+            )
         else:
-            return OPEN, f"training accuracy {train_accuracy:.3f} reached {threshold:.3f} and validation accuracy {val_accuracy:.3f} holds"
+            return (
+                OPEN,
+                f"training accuracy {train_accuracy:.3f} reached {threshold:.3f}"
+                f" and validation accuracy {val_accuracy:.3f} holds",
+            )
         budget = self.settings.budgets[self.tier - 1]
         if self.epochs_in_tier < budget and not last_epoch:
             return STAY, reason
@@ -136,7 +146,7 @@ class Gate:
             self.epochs_in_tier, self.best_val_accuracy = 0, 0.0
 
     def summary(self) -> dict[str, dict[str, Any]]:
-        """How each tier was passed: {"tier1": {"how": "opened" | "forced" | "not opened", "epoch": 1-based or None}}."""
+        """How each tier was passed: {"tier1": {"how": "opened", "forced" or "not opened", "epoch": int or None}}."""
         words = {OPEN: "opened", FORCED: "forced"}
         passed = {tier: {"how": words[how], "epoch": epoch} for tier, (how, epoch) in self.passed.items()}
         return {f"tier{t}": passed.get(t, {"how": "not opened", "epoch": None}) for t in range(1, LAST_TIER + 1)}

@@ -57,7 +57,12 @@ def crop_offsets(load_size: int, fine_size: int) -> list[int]:
 
 @torch.no_grad()
 def predict(
-    network: ThreeTierDCFNet, batches: Iterable[SmearBatch], device: torch.device, *, use_stand_in: bool, see_true: bool = False
+    network: ThreeTierDCFNet,
+    batches: Iterable[SmearBatch],
+    device: torch.device,
+    *,
+    use_stand_in: bool,
+    see_true: bool = False,
 ) -> Iterator[Prediction]:
     """Judge batches of whole images; those larger than the network's input are covered by crops and averaged.
 

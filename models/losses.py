@@ -25,7 +25,7 @@ def overlap_loss(probability: Tensor, true: Tensor) -> Tensor:
 
 
 def verdict_loss(logits: Tensor, label: Tensor, known: Tensor) -> Tensor:
-    """Cross-entropy of Healthy/Anemic logits (B, K) with labels (B,), summed over the K heads, mean over known labels."""
+    """Cross-entropy of Healthy/Anemic logits (B, K) with labels (B,): sum over K heads, mean over known labels."""
     target = label.clamp(min=0).to(logits.dtype).unsqueeze(1).expand_as(logits)
     each = functional.binary_cross_entropy_with_logits(logits, target, reduction="none").sum(dim=1)
     return masked_mean(each, known)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -88,7 +88,7 @@ class TierOutput:
 
     @property
     def map(self) -> Tensor:
-        """(B, channels, side, side), the published output of the tier; made when asked for, by the tier that follows."""
+        """(B, channels, side, side), the published output of the tier; made when the tier that follows asks."""
         if self.fused.shape[-2:] == self.size:
             return self.fused
         return functional.interpolate(self.fused, size=self.size, mode="bilinear", align_corners=False)
@@ -137,7 +137,7 @@ class NetworkOutput:
     """What the network says of a batch.
 
     Attributes:
-        logits: (B, 4), Tier-I, II, III and Global; positive means Anemic. A tier that is not open repeats the one before.
+        logits: (B, 4), Tier-I, II, III, Global; positive means Anemic. A tier that is not open repeats the one before.
         mask_logit: (B, 1, H, W), positive means red blood cell.
         tiers: what each open tier hands on.
     """
@@ -173,8 +173,9 @@ class ThreeTierDCFNet(nn.Module):
         super().__init__()
         self.architecture = architecture
         preset = PRESETS[architecture.preset]
-        self.tiers = nn.ModuleList(Tier(i, preset, architecture.fine_size, architecture.dropout) for i in range(TIERS))
-        self.decoder = MaskDecoder(self.tiers[0].rgb.channels, preset.decoder_width)
+        tiers = [Tier(i, preset, architecture.fine_size, architecture.dropout) for i in range(TIERS)]
+        self.tiers = nn.ModuleList(tiers)
+        self.decoder = MaskDecoder(tiers[0].rgb.channels, preset.decoder_width)
         self.fusion_weights = nn.Parameter(torch.zeros(TIERS))
         self.fusion_head = nn.Linear(sum(TIER_CHANNELS), 1)
         nn.init.zeros_(self.fusion_head.weight)
@@ -195,6 +196,9 @@ class ThreeTierDCFNet(nn.Module):
         """Draw no masks: for a network that never saw a true one, whose binary stream sees the given masks only."""
         self.draws_masks = False
         self.decoder.requires_grad_(False)
+
+    def _tier(self, index: int) -> Tier:
+        return cast(Tier, self.tiers[index])
 
     def _is_frozen(self, index: int) -> bool:
         return index < self.open_tiers - 1
@@ -220,7 +224,7 @@ class ThreeTierDCFNet(nn.Module):
         """
         image = (rgb - self.mean) / self.std
         with self._gradient(0):
-            pyramid = self.tiers[0].rgb(image)
+            pyramid = self._tier(0).rgb(image)
         if self.draws_masks:
             mask_logit = self.decoder(image, pyramid)
             binary = torch.where(see_given.view(-1, 1, 1, 1), given_mask, mask_logit.detach().float().sigmoid())
@@ -232,7 +236,7 @@ class ThreeTierDCFNet(nn.Module):
     def _run_tiers(self, image: Tensor, binary: Tensor, pyramid: list[Tensor]) -> list[TierOutput]:
         outputs: list[TierOutput] = []
         for index in range(self.open_tiers):
-            tier = self.tiers[index]
+            tier = self._tier(index)
             with self._gradient(index):
                 features = pyramid if index == 0 else tier.rgb(image, outputs[-1].map)
                 outputs.append(tier(features, binary))

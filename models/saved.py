@@ -36,7 +36,6 @@ class SavedNetwork:
         """Whose masks are worth writing: "decoder", or "otsu" where the decoder never learned from a true mask."""
         return "decoder" if self.network.draws_masks else "otsu"
 
-
     def check_sizes(self, load_size: int, fine_size: int) -> None:
         """Raise UserError unless the images will have the size that the network was trained on."""
         trained = self.network.architecture.fine_size
@@ -69,7 +68,9 @@ def load_network(path: Path) -> SavedNetwork:
         UserError: the file is missing, damaged, of another project or of another architecture.
     """
     content = load_checkpoint(path)
-    missing = {"architecture", "network", "open_tiers", "draws_masks", "decoder_ready", "unpaired_binary"} - set(content)
+    missing = {"architecture", "network", "open_tiers", "draws_masks", "decoder_ready", "unpaired_binary"} - set(
+        content
+    )
     if missing:
         raise UserError(
             f"{path} holds no network to test",

@@ -143,7 +143,9 @@ class TrainingSession:
             atomic_write(self.folder.finished, json.dumps(plain(content), indent=1) + "\n")
         return not self.stopped
 
-    def examples(self, batches: Iterable[SmearBatch], count: int = 8) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    def examples(
+        self, batches: Iterable[SmearBatch], count: int = 8
+    ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
         """The first images of a split with true and predicted masks, for the live view.
 
         Returns:
@@ -165,7 +167,7 @@ class TrainingSession:
             raise UserError(
                 str(error),
                 expected="a finite loss",
-                remedy=f"the state after epoch {epoch} is kept in {self.folder.folder}: lower --lr and use --continue_train",
+                remedy=f"the last saved state is kept in {self.folder.folder}: lower --lr and use --continue_train",
             ) from None
 
     def _describe(self, evaluation: Evaluation) -> dict[str, Any]:

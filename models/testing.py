@@ -73,9 +73,11 @@ class TestRun:
 
     __test__ = False  # not a test case, whatever pytest thinks of the name
 
-    def __init__(self, saved: SavedNetwork, device: torch.device, results: Path, options: Any, folder: RunFolder) -> None:
+    def __init__(
+        self, saved: SavedNetwork, device: torch.device, results: Path, options: Any, folder: RunFolder
+    ) -> None:
         self.saved, self.device, self.results, self.options, self.folder = saved, device, results, options, folder
-        self.network = saved.network.to(device=device, memory_format=torch.channels_last)
+        self.network = saved.network.to(device).to(memory_format=torch.channels_last)
         self.metrics: dict[str, Any] = {}
         self.segmentation: dict[str, Any] = {}
         self.rows: list[ImageRow] = []
@@ -153,7 +155,8 @@ class TestRun:
         trained = {f"train: {name}": shown for name, shown in self.saved.facts["options"].items()}
         defaults = self.options.defaults()
         tested = {
-            f"test: {name}": {"value": value, "default": defaults[name]} for name, value in self.options.values().items()
+            f"test: {name}": {"value": value, "default": defaults[name]}
+            for name, value in self.options.values().items()
         }
         return {**trained, **tested}
 

@@ -154,13 +154,13 @@ class Trainer:
         self.decoder_ready = False
         if not any_masks:
             network.rest_decoder()
-        self.network = network.to(device=device, memory_format=torch.channels_last)
+        self.network = network.to(device).to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.AdamW(
             _parameter_groups(network, settings.weight_decay), lr=settings.lr, fused=device.type == "cuda"
         )
         self.adversarial = AdversarialLoss(settings.gan_mode) if self._judges_masks() else None
         width = PRESETS[network.architecture.preset].discriminator_width
-        self.discriminator = PatchDiscriminator(width).to(device=device, memory_format=torch.channels_last)
+        self.discriminator = PatchDiscriminator(width).to(device).to(memory_format=torch.channels_last)
         self.optimizer_discriminator = torch.optim.Adam(
             self.discriminator.parameters(), lr=settings.lr_discriminator, betas=(0.5, 0.999)
         )
@@ -227,9 +227,18 @@ class Trainer:
         rgb, true = batch.rgb[pairs], batch.mask[pairs]
         probability = output.mask_probability[pairs]
         judged = self.adversarial is not None and len(rgb) > 0
-        discriminator_loss = self._train_discriminator(rgb, true, probability.detach()) if judged else torch.zeros((), device=self.device)
+        discriminator_loss = (
+            self._train_discriminator(rgb, true, probability.detach())
+            if judged
+            else torch.zeros((), device=self.device)
+        )
         losses = self._generator_losses(output, batch, rgb, true, probability, judged)
-        weights = (self.settings.lambda_class, self.settings.lambda_L1, self.settings.lambda_overlap, self.settings.lambda_GAN)
+        weights = (
+            self.settings.lambda_class,
+            self.settings.lambda_L1,
+            self.settings.lambda_overlap,
+            self.settings.lambda_GAN,
+        )
         total = sum((w * loss for w, loss in zip(weights, losses, strict=True)), torch.zeros((), device=self.device))
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
@@ -251,7 +260,12 @@ class Trainer:
         verdict = verdict_loss(output.logits[:, heads], batch.label, (batch.label >= 0).float())
         if len(rgb) == 0:
             return [verdict, *(torch.zeros((), device=self.device) for _ in range(3))]
-        return [verdict, l1_loss(probability, true), overlap_loss(probability, true), self._fooling_loss(rgb, probability, judged)]
+        return [
+            verdict,
+            l1_loss(probability, true),
+            overlap_loss(probability, true),
+            self._fooling_loss(rgb, probability, judged),
+        ]
 
     def _fooling_loss(self, rgb: Tensor, probability: Tensor, judged: bool) -> Tensor:
         if not judged or self.adversarial is None:
@@ -292,7 +306,9 @@ class Trainer:
         known = (all_labels >= 0).float()
         loss = float(verdict_loss(all_logits[:, -1:], all_labels, known)) if known.any() else math.nan
         dice = 2 * float(shared) / float(areas) if float(areas) else None
-        return Evaluation(torch.cat(index).cpu().numpy(), all_labels.cpu().numpy(), all_logits.cpu().numpy(), loss, dice)
+        return Evaluation(
+            torch.cat(index).cpu().numpy(), all_labels.cpu().numpy(), all_logits.cpu().numpy(), loss, dice
+        )
 
     def note_decoder(self, dice: float | None) -> None:
         """Trust the decoder on images without a true mask once it has shown that it finds cells."""

@@ -42,6 +42,7 @@ class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are UserErrors that name the nearest flag."""
 
     def error(self, message: str) -> NoReturn:
+        """Raise what argparse would print."""
         raise UserError(message, remedy=f"`{self.prog} --help` explains every option")
 
     def flags(self) -> list[str]:
@@ -94,7 +95,13 @@ def _add(group: argparse._ArgumentGroup, option: Option) -> None:
 def build_parser(command: str, prog: str, description: str) -> Parser:
     """The parser of a command, its options in groups."""
     usage = "%(prog)s --dataroot FOLDER [--name NAME] [options]"
-    parser = Parser(prog=prog, usage=usage, description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(
+        prog=prog,
+        usage=usage,
+        description=description,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     groups: dict[str, argparse._ArgumentGroup] = {}
     for option in options_of(command):
         if option.group not in groups:
@@ -171,7 +178,9 @@ def _reloaded_file(given: argparse.Namespace) -> Path | None:
     if not getattr(given, "continue_train", None):
         return None
     defaults = {option.name: option.default for option in options_of("train")}
-    saved = Path(given.checkpoints_dir or defaults["checkpoints_dir"]) / (given.name or defaults["name"]) / "options.json"
+    saved = (
+        Path(given.checkpoints_dir or defaults["checkpoints_dir"]) / (given.name or defaults["name"]) / "options.json"
+    )
     return saved if saved.is_file() else None
 
 

@@ -32,7 +32,10 @@ def table(command: str) -> str:
         groups.setdefault(option.group, []).append(_row(option))
     parts = [f"## 3TDCFNet_{command}.py"]
     for group, rows in groups.items():
-        parts += [f"### {group[0].upper()}{group[1:]}", "\n".join(["| flag | default | meaning |", "|---|---|---|", *rows])]
+        parts += [
+            f"### {group[0].upper()}{group[1:]}",
+            "\n".join(["| flag | default | meaning |", "|---|---|---|", *rows]),
+        ]
     return "\n\n".join(parts)
 
 

@@ -196,7 +196,12 @@ def test_images_without_masks_train_and_test_the_classifier_alone(smears, tmp_pa
     call("train", line, monkeypatch, tmp_path)
     record = json.loads((tmp_path / "checkpoints/C/metrics.jsonl").read_text())
     assert record["train"]["loss_L1"] == 0 and record["train"]["dice"] is None and record["val"]["dice"] is None
-    call("test", f"--dataroot {root} --name C --gpu_ids -1 --loadSize 64 --fineSize 64 --resamples 100", monkeypatch, tmp_path)
+    call(
+        "test",
+        f"--dataroot {root} --name C --gpu_ids -1 --loadSize 64 --fineSize 64 --resamples 100",
+        monkeypatch,
+        tmp_path,
+    )
     metrics = json.loads((tmp_path / "results/C/test_latest/metrics.json").read_text())
     assert metrics["segmentation"] is None
     assert metrics["provenance"]["mask_source"] == "otsu"
@@ -214,14 +219,21 @@ def test_a_paired_tree_is_trained_and_tested(tmp_path, monkeypatch, rng):
         Image.fromarray(rgb.astype(np.uint8)).save(tmp_path / "pairs/rgb" / label / f"same name {i}.png")
         Image.fromarray(mask.astype(np.uint8) * 255).save(tmp_path / "pairs/binary" / label / f"same name {i}.png")
     call("train", f"--dataroot pairs --name P {TINY} --niter 1 --niter_decay 0", monkeypatch, tmp_path)
-    call("test", "--dataroot pairs --name P --gpu_ids -1 --loadSize 64 --fineSize 64 --resamples 100", monkeypatch, tmp_path)
+    call(
+        "test",
+        "--dataroot pairs --name P --gpu_ids -1 --loadSize 64 --fineSize 64 --resamples 100",
+        monkeypatch,
+        tmp_path,
+    )
     metrics = json.loads((tmp_path / "results/P/test_latest/metrics.json").read_text())
     assert metrics["splits"]["test"]["global"]["n"] == metrics["segmentation"]["test"]["n"] > 0
 
 
 def test_a_larger_load_size_is_cropped_in_training_and_covered_in_test(smears, tmp_path, monkeypatch):
     sizes = "--gpu_ids -1 --loadSize 80 --fineSize 64"
-    call("train", f"--dataroot {smears} --name L --preset small {sizes} --niter 1 --niter_decay 0", monkeypatch, tmp_path)
+    call(
+        "train", f"--dataroot {smears} --name L --preset small {sizes} --niter 1 --niter_decay 0", monkeypatch, tmp_path
+    )
     call("test", f"--dataroot {smears} --name L {sizes} --resamples 100 --splits test", monkeypatch, tmp_path)
     mask = next((tmp_path / "results/L/test_latest/masks").glob("*.png"))
     assert Image.open(mask).size == (128, 128)
@@ -292,7 +304,8 @@ def test_a_crop_larger_than_the_image(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU 0 here")
 def test_the_published_command_on_a_machine_without_a_gpu(smears, tmp_path, monkeypatch):
-    line = f"--dataroot {smears} --name SEG --gpu_ids 0 --display_id 0 --lambda_L1 60 --niter 100 --niter_decay 150 --pool_size 32 --loadSize 300 --fineSize 300"
+    line = f"--dataroot {smears} --name SEG --gpu_ids 0 --display_id 0 --lambda_L1 60 --niter 100 --niter_decay 150"
+    line += " --pool_size 32 --loadSize 300 --fineSize 300"
     text = refused("train", line, monkeypatch, tmp_path)
     assert "no GPU 0" in text and "--gpu_ids -1" in text
 
@@ -389,7 +402,9 @@ def documented_commands():
             for line in block.replace("\\\n", " ").splitlines():
                 match = re.match(r"\s*(?:\$ )?python (3TDCFNet_(\w+)\.py)(.*)", line)
                 if match:
-                    found.append(pytest.param(match[2], match[3].split("#")[0].strip(), id=f"{path.name}: {line.strip()[:60]}"))
+                    found.append(
+                        pytest.param(match[2], match[3].split("#")[0].strip(), id=f"{path.name}: {line.strip()[:60]}")
+                    )
     return found
 
 

@@ -60,9 +60,7 @@ def make_trainer(any_masks=True, all_masks=True, **changes):
     torch.manual_seed(0)
     settings = replace(TrainerSettings(niter=4, niter_decay=0, pool_size=4, lr=1e-3), **changes)
     network = ThreeTierDCFNet(Architecture("small", SIZE, 0.1))
-    return Trainer(
-        network, settings, torch.device("cpu"), samples=8, any_masks=any_masks, all_masks=all_masks
-    )
+    return Trainer(network, settings, torch.device("cpu"), samples=8, any_masks=any_masks, all_masks=all_masks)
 
 
 def weights(module):
@@ -93,7 +91,14 @@ def test_the_rate_reaches_both_optimisers():
 
 def only(**given):
     """All weights zero but those given."""
-    return {"lambda_class": 0.0, "lambda_L1": 0.0, "lambda_overlap": 0.0, "lambda_GAN": 0.0, "gan_mode": "none", **given}
+    return {
+        "lambda_class": 0.0,
+        "lambda_L1": 0.0,
+        "lambda_overlap": 0.0,
+        "lambda_GAN": 0.0,
+        "gan_mode": "none",
+        **given,
+    }
 
 
 @pytest.mark.parametrize("term", ["lambda_L1", "lambda_overlap"])
@@ -266,7 +271,9 @@ def test_a_loss_that_is_not_finite_is_named():
         trainer.train_epoch(batches, 0)
 
 
-@pytest.mark.parametrize(("load", "fine", "expected"), [(300, 300, [0]), (320, 300, [0, 20]), (650, 300, [0, 175, 350])])
+@pytest.mark.parametrize(
+    ("load", "fine", "expected"), [(300, 300, [0]), (320, 300, [0, 20]), (650, 300, [0, 175, 350])]
+)
 def test_crops_cover_the_image(load, fine, expected):
     assert crop_offsets(load, fine) == expected
     covered = {pixel for start in crop_offsets(load, fine) for pixel in range(start, start + fine)}
@@ -288,7 +295,12 @@ def test_larger_images_are_covered_by_crops_and_averaged():
                 corners.append(network(rgb, mask, torch.zeros(2, dtype=torch.bool)))
     torch.testing.assert_close(whole.logits, torch.stack([c.logits for c in corners]).mean(0))
     torch.testing.assert_close(whole.mask_probability[..., 0, 0], corners[0].mask_probability[..., 0, 0])
-    middle = torch.stack([c.mask_probability[..., 40 - t, 40 - s] for c, (t, s) in zip(corners, [(0, 0), (0, 32), (32, 0), (32, 32)], strict=True)])
+    middle = torch.stack(
+        [
+            c.mask_probability[..., 40 - t, 40 - s]
+            for c, (t, s) in zip(corners, [(0, 0), (0, 32), (32, 0), (32, 32)], strict=True)
+        ]
+    )
     torch.testing.assert_close(whole.mask_probability[..., 40, 40], middle.mean(0))
 
 

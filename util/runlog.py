@@ -93,7 +93,9 @@ class RunFolder:
         raise UserError(
             f"no weights at {path}",
             found=f"weights of: {', '.join(there)}" if there else "no trained run of that name",
-            remedy="use --which_epoch with one of these" if there else "train first (3TDCFNet_train.py), or check --name",
+            remedy="use --which_epoch with one of these"
+            if there
+            else "train first (3TDCFNet_train.py), or check --name",
         )
 
     def log_epoch(self, record: Mapping[str, Any]) -> None:
@@ -118,7 +120,9 @@ class RunFolder:
 
     def history(self) -> list[dict[str, Any]]:
         """The epochs logged so far; a last line that was cut off by a crash is left out."""
-        return list(_whole_records(self.metrics.read_text(encoding="utf-8").splitlines())) if self.metrics.exists() else []
+        return (
+            list(_whole_records(self.metrics.read_text(encoding="utf-8").splitlines())) if self.metrics.exists() else []
+        )
 
     def gate_rows(self) -> list[dict[str, str]]:
         """The gate decisions logged so far."""
@@ -128,7 +132,7 @@ class RunFolder:
             return [row for row in csv.DictReader(file) if None not in row.values()]
 
     def cut_logs(self, epoch: int) -> None:
-        """Drop what was logged after ``epoch`` (1-based): a killed run may have logged an epoch that it did not save."""
+        """Drop what was logged after ``epoch`` (1-based): a killed run may have logged epochs that it did not save."""
         if self.metrics.exists():
             kept = [record for record in self.history() if record["epoch"] <= epoch]
             atomic_write(self.metrics, "".join(json.dumps(record) + "\n" for record in kept))
