@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import shlex
+import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from importlib import metadata
@@ -17,6 +18,7 @@ from tqdm import tqdm
 from models.assessment import PictureWriter, Pixels, SideResult, Smear, probabilities
 from models.inference import Prediction, SmearBatch, predict
 from models.saved import SavedNetwork
+from util.files import unwritable
 from util.report import ImageRow, Report, write_report
 from util.results import output_stems, write_json, write_predictions
 from util.runlog import RunFolder, plain
@@ -78,9 +80,21 @@ class TestRun:
     ) -> None:
         self.saved, self.device, self.results, self.options, self.folder = saved, device, results, options, folder
         self.network = saved.network.to(device).to(memory_format=torch.channels_last)
+        self._clear()
         self.metrics: dict[str, Any] = {}
         self.segmentation: dict[str, Any] = {}
         self.rows: list[ImageRow] = []
+
+    def _clear(self) -> None:
+        """Remove an earlier test's files, the page first: what is left of an interrupted test is no whole report."""
+        try:
+            for name in ("index.html", "metrics.json", *(f"predictions{side}.csv" for side in ("", "_train", "_val"))):
+                (self.results / name).unlink(missing_ok=True)
+            for folder in (self.results / "masks", self.results / "images"):
+                if folder.is_dir():
+                    shutil.rmtree(folder)
+        except OSError as error:
+            raise unwritable(self.results, error) from None
 
     def judge(self, side: str, data: SidesToTest) -> None:
         """Judge one side: metrics, predictions and, for the test side, masks and pictures."""

@@ -6,7 +6,7 @@
 set -euo pipefail
 
 # ---- training flags of the demo: change them here, then run with --fresh ---------------------------------------------
-TRAINING=(--preset small --gpu_ids -1 --display_id 0 --niter 12 --niter_decay 12 --batchSize 16 --seed 1)
+TRAINING=(--preset small --gpu_ids -1 --display_id 0 --niter 14 --niter_decay 10 --batchSize 8 --lr 0.001 --seed 1)
 # -----------------------------------------------------------------------------------------------------------------------
 
 NAME=SEG
@@ -78,7 +78,7 @@ synthesize() {
     rm -rf "$DATA" # broken off half-way by an earlier run of this demo, or not there
     mkdir -p "$(dirname "$DATA")"
     echo started >"$DATA_MARK"
-    "$DCFNET_PYTHON" 3TDCFNet_data.py synthesize "$DATA" --count 120 --seed 7
+    "$DCFNET_PYTHON" 3TDCFNet_data.py synthesize "$DATA" --count 160 --seed 7
     echo complete >"$DATA_MARK"
 }
 

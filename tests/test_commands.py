@@ -171,6 +171,17 @@ def test_testing_again_gives_the_same_predictions(tested, trained, smears, monke
             assert np.allclose([float(v) for v in old[1:5]], [float(v) for v in new[1:5]], atol=1e-4)
 
 
+def test_files_of_an_earlier_test_do_not_stay(trained, smears, tmp_path, monkeypatch):
+    old = tmp_path / "res/SEG/test_latest"
+    (old / "masks").mkdir(parents=True)
+    for name in ("masks/stale.png", "predictions_train.csv", "notes.txt"):
+        (old / name).write_text("old")
+    line = f"--dataroot {smears} --name SEG --gpu_ids -1 --loadSize 64 --fineSize 64 --resamples 100 --splits test"
+    call("test", f"{line} --results_dir {tmp_path}/res", monkeypatch, trained)
+    assert not (old / "masks/stale.png").exists() and not (old / "predictions_train.csv").exists()
+    assert (old / "notes.txt").read_text() == "old", "what is not ours stays"
+
+
 def test_true_masks_at_test_are_asked_for_and_said(trained, smears, monkeypatch):
     line = f"--dataroot {smears} --name SEG --gpu_ids -1 --loadSize 64 --fineSize 64 --resamples 100 --splits test"
     call("test", f"{line} --binary_from gt --which_epoch best", monkeypatch, trained)
