@@ -57,9 +57,12 @@ GATE_COLUMNS = tuple(GateDecision.__dataclass_fields__)
 
 
 def tier_budgets(epochs: int, tier_epochs: int) -> tuple[int, int, int]:
-    """Epochs each tier may train: a third of the run unless ``tier_epochs`` says so; the last has what is left."""
+    """Epochs each tier may train: a third of the run unless ``tier_epochs`` says so.
+
+    The last tier's budget is the run: there is no tier to force it on to, so its gate may open until the end.
+    """
     each = tier_epochs or max(1, epochs // LAST_TIER)
-    return each, each, max(1, epochs - 2 * each)
+    return each, each, epochs
 
 
 @dataclass

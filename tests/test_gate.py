@@ -95,7 +95,7 @@ def test_it_goes_on_from_its_state():
 
 
 @pytest.mark.parametrize(
-    ("epochs", "tier_epochs", "expected"), [(250, 0, (83, 83, 84)), (250, 20, (20, 20, 210)), (2, 0, (1, 1, 1))]
+    ("epochs", "tier_epochs", "expected"), [(250, 0, (83, 83, 250)), (250, 20, (20, 20, 250)), (2, 0, (1, 1, 2))]
 )
 def test_budgets(epochs, tier_epochs, expected):
     assert tier_budgets(epochs, tier_epochs) == expected

@@ -316,7 +316,7 @@ def test_the_demo_from_nothing_to_a_report(machine):
     done = machine.run("scripts/demo.sh")
     assert done.returncode == 0, done.stderr
     data, train, test = doors(machine)
-    assert data == "3TDCFNet_data.py synthesize datasets/synthetic-demo --count 120 --seed 7"
+    assert data == "3TDCFNet_data.py synthesize datasets/synthetic-demo --count 160 --seed 7"
     assert train.startswith(
         "3TDCFNet_train.py --dataroot datasets/synthetic-demo --name SEG --preset small --gpu_ids -1"
     )
