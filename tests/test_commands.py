@@ -257,6 +257,15 @@ def test_a_continued_run_goes_on_where_it_was(trained, smears, tmp_path, monkeyp
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3, 4]
 
 
+def test_a_live_view_without_a_server_costs_one_line(smears, tmp_path, monkeypatch, capfd):
+    line = f"--dataroot {smears} --name V {TINY} --niter 2 --niter_decay 0 --display_id 1 --display_port 9"
+    assert call("train", line, monkeypatch, tmp_path) == 0
+    warnings = [text for text in capfd.readouterr().err.splitlines() if "visdom" in text and "|" not in text]
+    assert len(warnings) == 1 and "Traceback" not in warnings[0]
+    assert len((tmp_path / "checkpoints/V/metrics.jsonl").read_text().splitlines()) == 2
+    assert (tmp_path / "checkpoints/V/visdom_log.jsonl").stat().st_size > 0
+
+
 def test_the_embedded_data_set_is_made_once(tmp_path, monkeypatch, capsys):
     line = f"--dataroot synthetic --synthetic_count 20 --name E {TINY} --niter 1 --niter_decay 0"
     call("train", line, monkeypatch, tmp_path)
@@ -434,6 +443,8 @@ def test_every_documented_command_parses(name, line):
     else:
         with pytest.MonkeyPatch.context() as patch:
             patch.delenv("COLUMNS", raising=False)
+            if "--continue_train" in line:
+                line += " --dataroot what-the-saved-options-say"
             if line.strip() == "--help":
                 with pytest.raises(SystemExit):
                     parse_options(name, ["--help"], prog="p", description="")

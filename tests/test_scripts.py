@@ -329,8 +329,15 @@ def test_the_demo_from_nothing_to_a_report(machine):
     ]
 
 
-def test_a_second_demo_only_tests(machine):
+def test_a_second_demo_reuses_what_is_there_and_tests_only_newer_weights(machine):
     machine.run("scripts/demo.sh")
+    weights = machine.home / "checkpoints/SEG/latest_net_3TDCFNet.safetensors"
+    page = machine.home / "results/SEG/test_latest/index.html"
+    weights.touch()
+    os.utime(page, (weights.stat().st_mtime + 10,) * 2)
+    assert machine.run("scripts/demo.sh").returncode == 0
+    assert doors(machine) == []
+    os.utime(weights, (page.stat().st_mtime + 10,) * 2)
     assert machine.run("scripts/demo.sh").returncode == 0
     assert [line.split()[0] for line in doors(machine)] == ["3TDCFNet_test.py"]
 
