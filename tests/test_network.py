@@ -117,6 +117,22 @@ def test_earlier_tiers_are_frozen_and_the_open_one_learns():
         assert torch.equal(value, before[key]), key
 
 
+def test_a_tier_begins_as_its_rgb_backbone_alone():
+    """Neither the mask nor the map of the tier before counts until its projection has learned."""
+    network = build(open_tiers=3).eval()
+    for tier in network.tiers:
+        torch.nn.init.normal_(tier.head.weight)
+    image, mask, see = batch()
+    with torch.no_grad():
+        one = network(image, mask, ~see).logits
+        other = network(image, 1 - mask, ~see).logits
+        for index, channels in ((1, 64), (2, 128)):
+            backbone = network.tiers[index].rgb
+            alone, chained = backbone(image, None), backbone(image, torch.rand(2, channels, 20, 20))
+            assert all(torch.equal(a, c) for a, c in zip(alone, chained, strict=True))
+    assert torch.equal(one, other)
+
+
 def test_the_map_of_the_tier_before_enters_the_next():
     """Its projection starts at zero, so it must matter once it is not zero, and not before."""
     network = build(open_tiers=2).eval()
