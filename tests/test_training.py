@@ -304,6 +304,18 @@ def test_larger_images_are_covered_by_crops_and_averaged():
     torch.testing.assert_close(whole.mask_probability[..., 40, 40], middle.mean(0))
 
 
+@pytest.mark.parametrize(("see_true", "stand_in"), [(False, False), (False, True), (True, False)])
+def test_what_the_binary_stream_sees_at_test(see_true, stand_in):
+    network = ThreeTierDCFNet(Architecture("small", SIZE, 0.0))
+    batches = Batches(paired=[True] * 4 + [False] * 4, batch=8)
+    seen = []
+    network.tiers[0].binary.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    next(iter(predict(network, batches, torch.device("cpu"), use_stand_in=stand_in, see_true=see_true)))
+    mask = torch.nn.functional.pixel_shuffle(seen[0], 2)
+    assert torch.equal(mask[:4], batches.mask[:4]) == see_true, "a true mask is seen only if that was asked for"
+    assert torch.equal(mask[4:], batches.mask[4:]) == (see_true or stand_in)
+
+
 def session(tmp_path, epochs=4, thresholds=(0.0, 0.0, 2.0), save_seconds=0.0, **changes):
     trainer = make_trainer(niter=epochs, **changes)
     gate = Gate(GateSettings(thresholds, 1.0, (2, 2, 99), "force"))
