@@ -32,8 +32,15 @@ def main() -> int:
     saved = load_network(folder.weights_or_error(options.which_epoch))
     saved.check_sizes(options.loadSize, options.fineSize)
     results = make_folder(Path(options.results_dir) / options.name / f"test_{options.which_epoch}")
-    data = load_test_data(options, folder.split, masks_from=saved.masks_from)
-    run = TestRun(saved, device, results, options, folder)
+    binary_sees = "gt" if options.binary_from == "gt" else saved.binary_sees
+    data = load_test_data(
+        options,
+        folder.split,
+        masks_from=saved.masks_from,
+        binary_sees=binary_sees,
+        split_digest=saved.facts["data"].get("split_digest"),
+    )
+    run = TestRun(saved, device, results, options, folder, binary_sees=binary_sees)
     for side in options.splits:
         run.judge(side, data)
     page = run.write_report(data)

@@ -17,7 +17,17 @@ from data.images import otsu_mask, read_mask, read_rgb
 from data.loader import BatchLoader, DecodedSmears, decode
 from data.readers import read_dataroot
 from data.records import CLASS_NAMES, SmearRecord
-from data.splits import SIDES, SplitRow, assign, content_digests, group_ids, make_split, read_split
+from data.splits import (
+    SIDES,
+    SplitRow,
+    check_groups,
+    content_digests,
+    described,
+    make_split,
+    place,
+    read_split,
+    rows_digest,
+)
 from data.synthetic_writer import NOTICE, TREE, read_severities, write_dataset
 from util.errors import UserError
 
@@ -95,52 +105,104 @@ def split_for_training(
     fractions: tuple[float, float, float],
     seed: int,
     drop_duplicates: bool,
+    continued: bool = False,
 ) -> list[SplitRow]:
     """The split of a run: from a file, or drawn by group and stratified.
 
+    A user's file says which image stands on which side; labels, masks and blood counts are taken from the data. The
+    file of a run that is continued must also agree with the data in labels and in which images have masks.
+
+    Args:
+        dataset: the images.
+        split_file: the file, or None to draw a split.
+        fractions: shares of train, val and test of a split that is drawn.
+        seed: of a split that is drawn.
+        drop_duplicates: whether a split that is drawn leaves the ``exclusions`` out.
+        continued: the file is the record of the run that goes on.
+
     Raises:
-        UserError: the file is no split of this data root, or there are too few groups to draw one.
+        UserError: the file is no split of this data root or parts what belongs together, or there are too few groups
+            to draw one.
     """
     if split_file is None:
         return make_split(
             dataset.records, dataset.digests, fractions=fractions, seed=seed, drop_duplicates=drop_duplicates
         )
     rows = read_split(split_file)
-    listed = {row.image: row.content for row in rows}
-    changed = [r.name for r, d in zip(dataset.records, dataset.digests, strict=True) if listed.get(r.name) != d]
-    if changed:
-        raise UserError(
-            f"{split_file} is not the split of {dataset.root}",
-            expected="every image listed, with the content that it has",
-            found=f"{len(changed)} images not listed or changed, first {changed[0]}",
-            remedy="use the data it was made from, or leave --split_file out to draw a new split",
-        )
+    _check_same_images(dataset, rows, split_file, continued)
+    if continued:
+        _check_same_truth(dataset, rows, split_file)
+    else:
+        rows = _refreshed(dataset, rows)
+    check_groups(dataset.records, dataset.digests, rows, str(split_file))
     return rows
 
 
+def _check_same_images(dataset: Dataset, rows: Sequence[SplitRow], split_file: Path, continued: bool) -> None:
+    """Refuse data that is not image by image what the split lists."""
+    found = {record.name: digest for record, digest in zip(dataset.records, dataset.digests, strict=True)}
+    listed = {row.image: row.content for row in rows}
+    for names, problem in (
+        ([name for name in listed if name not in found], "listed images are missing in the data"),
+        ([name for name, digest in found.items() if listed.get(name) != digest], "images are not listed or changed"),
+    ):
+        if names:
+            instead = "start a new run" if continued else "leave --split_file out to draw a new split"
+            raise UserError(
+                f"{split_file} is not the split of {dataset.root}",
+                expected="the images listed, with the content recorded, and no others",
+                found=f"{len(names)} {problem}, first {names[0]!r}",
+                remedy=f"use the data it was made from, or {instead}",
+            )
+
+
+def _check_same_truth(dataset: Dataset, rows: Sequence[SplitRow], split_file: Path) -> None:
+    """Refuse to continue on other labels, or with masks come or gone."""
+    found = {record.name: record for record in dataset.records}
+    for problem, names in {
+        "label changed": [row.image for row in rows if row.label != found[row.image].label],
+        "true mask came or went": [row.image for row in rows if row.mask != (found[row.image].mask is not None)],
+    }.items():
+        if names:
+            raise UserError(
+                f"{dataset.root} is not what the run was trained on ({split_file})",
+                expected="the labels and masks recorded when it began",
+                found=f"{problem}: {len(names)} images, first {names[0]!r}",
+                remedy="restore the data, or start a new run",
+            )
+
+
+def _refreshed(dataset: Dataset, rows: Sequence[SplitRow]) -> list[SplitRow]:
+    """The rows with label, parent, blood count and mask as the data has them now."""
+    found = {record.name: record for record in dataset.records}
+    return [described(found[row.image], row.group, row.content, row.split, row.reason) for row in rows]
+
+
 def sides(dataset: Dataset, rows: Sequence[SplitRow]) -> dict[str, Side]:
-    """Divide a data root by a recorded split; images that the split does not know are test images.
+    """Divide a data root by a recorded split, as ``data.splits.place`` does.
 
     Returns:
-        train, val and test; what the split excludes is on none of them.
+        train, val and test; images joined to a recorded group bear its name; what the split excludes is on none.
     """
-    recorded = {row.image: row.group for row in rows}
-    drawn = group_ids(dataset.records, dataset.digests)
-    placed = assign(dataset.records, dataset.digests, rows)
     result = {side: Side([], []) for side in SIDES}
-    for record, group, side in zip(dataset.records, drawn, placed, strict=True):
-        if side in result:
-            result[side].records.append(record)
-            result[side].groups.append(recorded.get(record.name, group))
+    placements = place(dataset.records, dataset.digests, rows)
+    for record, placement in zip(dataset.records, placements, strict=True):
+        if placement.side in result:
+            result[placement.side].records.append(record)
+            result[placement.side].groups.append(placement.group)
     return result
 
 
 def class_counts(side: Side) -> str:
     """For the console: "412 images in 300 groups (244 Healthy, 168 Anemic)"."""
-    counts = Counter(r.label for r in side.records)
+    words = _labels_found(side).removesuffix(", 0 unknown")
+    return f"{len(side.records)} images in {len(set(side.groups))} groups ({words})"
+
+
+def _labels_found(side: Side) -> str:
+    counts = Counter(record.label for record in side.records)
     words = [f"{counts[label]} {name}" for label, name in enumerate(CLASS_NAMES)]
-    words += [f"{counts[None]} unknown"] if counts[None] else []
-    return f"{len(side.records)} images in {len(set(side.groups))} groups ({', '.join(words)})"
+    return ", ".join([*words, f"{counts[None]} unknown"])
 
 
 def exclusion_summary(rows: Sequence[SplitRow]) -> dict[str, int]:
@@ -152,7 +214,7 @@ def exclusion_summary(rows: Sequence[SplitRow]) -> dict[str, int]:
 
 
 def describe_split(dataset: Dataset, rows: Sequence[SplitRow]) -> dict[str, Any]:
-    """What a checkpoint and the report say of the data: root, size, counts by side, what was left out."""
+    """What a checkpoint and the report say of the data: root, size, counts by side, what was left out, digest."""
     parts = sides(dataset, rows)
     return {
         "dataroot": str(dataset.root),
@@ -160,6 +222,7 @@ def describe_split(dataset: Dataset, rows: Sequence[SplitRow]) -> dict[str, Any]
         "files": len(dataset.records),
         "excluded": exclusion_summary(rows),
         "sides": {name: class_counts(side) for name, side in parts.items()},
+        "split_digest": rows_digest(rows),
     }
 
 
@@ -201,7 +264,8 @@ def load_training_data(options: Any, device: torch.device, split_path: Path) -> 
         split_path: the run's split.csv; read when the run is continued, else not yet written.
 
     Raises:
-        UserError: the data cannot be read or split, or a side lacks images.
+        UserError: the data cannot be read or split, the recorded split does not fit it, train or val is empty, or train
+            lacks a class.
     """
     dataset = open_options_dataset(options)
     recorded = split_path if options.continue_train else Path(options.split_file) if options.split_file else None
@@ -212,10 +276,12 @@ def load_training_data(options: Any, device: torch.device, split_path: Path) -> 
         fractions=(1 - held_out, options.val_fraction, options.test_fraction),
         seed=options.seed,
         drop_duplicates=options.duplicates == "drop",
+        continued=options.continue_train,
     )
     facts = describe_split(dataset, rows)
     print_data(facts)
     parts = sides(dataset, rows)
+    _check_sides(parts)
     learned = parts["train"].records + parts["val"].records
     smears = decode(learned, options.loadSize, workers=options.num_workers or None)
     count = len(parts["train"].records)
@@ -226,6 +292,29 @@ def load_training_data(options: Any, device: torch.device, split_path: Path) -> 
         smears, range(count, len(learned)), crop_size=options.loadSize, augment=None, shuffle=False, **common
     )
     return TrainingData(smears, train, val, rows, facts)
+
+
+def _check_sides(parts: dict[str, Side]) -> None:
+    """Refuse an empty train or val side and a train side of one class; say so where val holds one class only."""
+    for side in ("train", "val"):
+        if not parts[side].records:
+            raise UserError(
+                f"the {side} side of the split is empty",
+                expected="images to train on and images to validate on",
+                found="; ".join(f"{name}: {len(part.records)}" for name, part in parts.items()),
+                remedy="give a --val_fraction above 0 that leaves some to train on, or a --split_file with both sides",
+            )
+    classes = {side: {record.label for record in part.records} - {None} for side, part in parts.items()}
+    if len(classes["train"]) < len(CLASS_NAMES):
+        raise UserError(
+            "the train side of the split lacks a class",
+            expected=f"labelled images of both, {' and '.join(CLASS_NAMES)}",
+            found=_labels_found(parts["train"]),
+            remedy="add labelled smears of the other class, or use another --split_file",
+        )
+    if len(classes["val"]) < len(CLASS_NAMES):
+        words = f"({_labels_found(parts['val'])})"
+        print(f"warning: validation holds one class only: AUROC cannot be computed {words}", file=sys.stderr)
 
 
 def open_options_dataset(options: Any) -> Dataset:
@@ -254,7 +343,8 @@ class TestData:
 
     Attributes:
         sides: the images of train, val and test.
-        masks_from: "decoder", or "otsu" where the network draws no masks: then the given mask is always Otsu's.
+        masks_from: "decoder", or "otsu" where the network draws no masks: then Otsu's stands in for what it would draw.
+        binary_sees: what the binary stream is given: "predicted", "gt", or "otsu" where it is always Otsu's mask.
         facts: plain description for the report.
         load_size: side of the decoded images, pixels.
         batch_size: images in a batch.
@@ -263,17 +353,18 @@ class TestData:
 
     sides: dict[str, Side]
     masks_from: str
+    binary_sees: str
     facts: dict[str, Any]
     load_size: int
     batch_size: int
     workers: int | None
 
     def batches(self, side: str, device: torch.device) -> BatchLoader | None:
-        """Whole images of a side at loadSize, or None where it has none."""
+        """Whole images of a side at loadSize, or None where it has none; no true masks if Otsu's are to be seen."""
         records = self.sides[side].records
         if not records:
             return None
-        if self.masks_from == "otsu":
+        if self.binary_sees == "otsu":
             records = [replace(record, mask=None) for record in records]
         smears = decode(records, self.load_size, workers=self.workers)
         return BatchLoader(
@@ -295,26 +386,66 @@ class TestData:
         return rgb, true, otsu_mask(rgb) if self.masks_from == "otsu" else None
 
 
-def load_test_data(options: Any, split_path: Path, *, masks_from: str) -> TestData:
+def load_test_data(
+    options: Any, split_path: Path, *, masks_from: str, binary_sees: str, split_digest: str | None = None
+) -> TestData:
     """Open what the options of a test name and divide it by the run's split.
 
     Args:
         options: the test command's options.
         split_path: the run's split.csv.
-        masks_from: "decoder" or "otsu".
+        masks_from: "decoder" or "otsu", see ``TestData``.
+        binary_sees: "predicted", "otsu" or "gt", see ``TestData``.
+        split_digest: ``rows_digest`` of the split that the network was trained by, or None where it is not known.
 
     Raises:
-        UserError: the data or the split cannot be read, or no image is left to test.
+        UserError: the data or the split cannot be read, the split was changed or leaks, no image is left to test, or
+            true masks are asked for (``--binary_from gt``) that cannot be used or are not there.
     """
-    dataset = open_options_dataset(options)
     rows = read_split(split_path)
+    _check_digest(rows, split_path, split_digest)
+    dataset = open_options_dataset(options)
+    check_groups(dataset.records, dataset.digests, rows, str(split_path))
     facts = describe_split(dataset, rows)
     print_data(facts)
     parts = sides(dataset, rows)
-    if not any(parts[side].records for side in options.splits):
+    judged = [record for side in options.splits for record in parts[side].records]
+    if not judged:
         raise UserError(
             f"{dataset.root} holds no image of the splits {', '.join(options.splits)}",
             found="; ".join(f"{side}: {len(part.records)}" for side, part in parts.items()),
             remedy="choose other --splits, or another --dataroot",
         )
-    return TestData(parts, masks_from, facts, options.loadSize, options.batchSize, options.num_workers or None)
+    if options.binary_from == "gt":
+        _check_true_masks(judged, masks_from)
+    sizes = (options.loadSize, options.batchSize, options.num_workers or None)
+    return TestData(parts, masks_from, binary_sees, facts, *sizes)
+
+
+def _check_digest(rows: Sequence[SplitRow], split_path: Path, split_digest: str | None) -> None:
+    """Refuse a split other than the one that the network was trained by."""
+    found = rows_digest(rows)
+    if split_digest is not None and found != split_digest:
+        raise UserError(
+            f"{split_path}: split.csv was changed since the run was trained",
+            expected=f"digest {split_digest}",
+            found=f"digest {found}",
+            remedy="restore the file that the training wrote, or train again",
+        )
+
+
+def _check_true_masks(judged: Sequence[SmearRecord], masks_from: str) -> None:
+    """Refuse ``--binary_from gt`` where the network ignores masks or images have none."""
+    without = [record.name for record in judged if record.mask is None]
+    if masks_from == "otsu":
+        raise UserError(
+            "--binary_from gt cannot be used: the network was trained without masks and never looks at them",
+            remedy="leave --binary_from out",
+        )
+    if without:
+        raise UserError(
+            "--binary_from gt needs a true mask for every image",
+            expected=f"masks for {len(judged)} images",
+            found=f"{len(without)} without, first {without[0]!r}",
+            remedy="add the masks, or leave --binary_from out",
+        )

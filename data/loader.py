@@ -144,7 +144,7 @@ def _read_pair(record: SmearRecord) -> tuple[np.ndarray, np.ndarray]:
             f"{record.mask}: not the size of its image {record.image}",
             expected=f"{rgb.shape[1]} x {rgb.shape[0]} pixels",
             found=f"{mask.shape[1]} x {mask.shape[0]} pixels",
-            remedy="export the mask again at the image's size, or remove the pair; `3TDCFNet_data.py doctor` lists all",
+            remedy="export the mask again at the image's size, or remove the pair",
         )
     return rgb, mask
 

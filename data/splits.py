@@ -8,11 +8,12 @@ from __future__ import annotations
 import contextlib
 import csv
 import hashlib
+import json
 import math
 import os
 import re
-from collections import defaultdict
-from collections.abc import Hashable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
@@ -28,6 +29,7 @@ from util.errors import UserError
 SIDES = ("train", "val", "test")
 EXCLUDED = "excluded"
 _ATTEMPTS = 20
+_FIRST_COLUMNS = 6  # image to reason: all that a split file once had
 # A number that stands for itself, unlike those in the unit "10^3/uL".
 _FIGURE = re.compile(r"(?<![\w^.])\d+(?:\.\d+)?(?![\w^])")
 
@@ -43,6 +45,9 @@ class SplitRow:
         content: digest of its pixels.
         split: "train", "val", "test" or "excluded".
         reason: why it is excluded, else empty.
+        parent: what the image was cut from; empty stands for the image itself.
+        cbc: digest of its blood count, empty where there is none.
+        mask: whether it had a true mask.
     """
 
     image: str
@@ -51,6 +56,21 @@ class SplitRow:
     content: str
     split: str
     reason: str = ""
+    parent: str = ""
+    cbc: str = ""
+    mask: bool = False
+
+
+class Placement(NamedTuple):
+    """Where an image stands by a recorded split.
+
+    Attributes:
+        side: "train", "val", "test" or "excluded".
+        group: the recorded group that it belongs to, or a new one where it belongs to none.
+    """
+
+    side: str
+    group: str
 
 
 def content_digests(records: Sequence[SmearRecord], workers: int | None = None, progress: bool = True) -> list[str]:
@@ -89,16 +109,11 @@ def group_ids(records: Sequence[SmearRecord], digests: Sequence[str]) -> list[st
         ValueError: ``records`` and ``digests`` differ in length.
     """
     keys = [_joining_keys(record, digest) for record, digest in zip(records, digests, strict=True)]
-    leaders = list(range(len(records)))
-    first_with: dict[Hashable, int] = {}
-    for index, own_keys in enumerate(keys):
-        for key in own_keys:
-            one, other = _leader(leaders, index), _leader(leaders, first_with.setdefault(key, index))
-            leaders[one] = other
-    first_of: dict[int, SmearRecord] = {}
-    for index, record in sorted(enumerate(records), key=lambda item: item[1].name):
-        first_of.setdefault(_leader(leaders, index), record)
-    return [_parent(first_of[_leader(leaders, index)]) for index in range(len(records))]
+    sets = _Sets(keys)
+    first_of: dict[Hashable, SmearRecord] = {}
+    for record, (key, *_) in sorted(zip(records, keys, strict=True), key=lambda item: item[0].name):
+        first_of.setdefault(sets.leader(key), record)
+    return [_parent(first_of[sets.leader(key)]) for key, *_ in keys]
 
 
 def exclusions(records: Sequence[SmearRecord], digests: Sequence[str]) -> dict[str, str]:
@@ -161,17 +176,27 @@ def make_split(
     rows = []
     for record, group, digest in zip(records, groups, digests, strict=True):
         reason = reasons.get(record.name, "")
-        rows.append(SplitRow(record.name, record.label, group, digest, EXCLUDED if reason else side_of[group], reason))
+        rows.append(described(record, group, digest, EXCLUDED if reason else side_of[group], reason))
     _check_rows(rows, "the split")
     return rows
+
+
+def described(record: SmearRecord, group: str, digest: str, split: str, reason: str = "") -> SplitRow:
+    """Make the row of an image as its files are now.
+
+    Raises:
+        UserError: its blood-count report cannot be read.
+    """
+    parent, cbc = _parent(record), _blood_count(record)
+    return SplitRow(record.name, record.label, group, digest, split, reason, parent, cbc, record.mask is not None)
 
 
 def write_split(path: str | Path, rows: Sequence[SplitRow]) -> None:
     """Write a split file at once or not at all.
 
     It is made for machines: every cell is quoted and holds the exact string, also where a spreadsheet would take a name
-    that begins with ``=``, ``+``, ``-`` or ``@`` for a formula. Labels are 0, 1 or nothing. An existing file is
-    replaced.
+    that begins with ``=``, ``+``, ``-`` or ``@`` for a formula. Labels are 0, 1 or nothing, masks 0 or 1. An existing
+    file is replaced.
 
     Args:
         path: the CSV file; its folder is made where it is missing.
@@ -188,7 +213,7 @@ def write_split(path: str | Path, rows: Sequence[SplitRow]) -> None:
         with partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
             writer = csv.writer(stream, quoting=csv.QUOTE_ALL, lineterminator="\n")
             writer.writerow(_columns())
-            writer.writerows(["" if cell is None else cell for cell in astuple(row)] for row in rows)
+            writer.writerows(_cells(row) for row in rows)
             stream.flush()
             os.fsync(stream.fileno())
         partial.replace(path)
@@ -210,8 +235,8 @@ def read_split(path: str | Path) -> list[SplitRow]:
         Its rows, in order.
 
     Raises:
-        UserError: no such file, other columns, an unknown split or label, an image twice, a group or equal content on
-            two sides (two of the files are named).
+        UserError: no such file, other columns, an unknown split or label, an image twice, or a group, a content, a
+            parent or a blood count on two sides (two of the files are named).
     """
     path = Path(path)
     rows = [_parse_row(path, line, cells) for line, cells in _csv_lines(path)]
@@ -223,8 +248,42 @@ def read_split(path: str | Path) -> list[SplitRow]:
     return rows
 
 
-def assign(records: Sequence[SmearRecord], digests: Sequence[str], rows: Sequence[SplitRow]) -> list[str]:
-    """Say on which side of a recorded split each image of a data root read later stands.
+def rows_digest(rows: Sequence[SplitRow]) -> str:
+    """Hash all that a split says, in order; a file that is written and read again keeps its digest."""
+    return hashlib.sha256(json.dumps([astuple(row) for row in rows]).encode()).hexdigest()
+
+
+def check_groups(records: Sequence[SmearRecord], digests: Sequence[str], rows: Sequence[SplitRow], what: str) -> None:
+    """Compute the groups anew from the files, whatever the split says they are, and refuse one that was parted.
+
+    Args:
+        records: the images found now; those that the split does not list by name and content are passed over.
+        digests: their ``content_digests``.
+        rows: the recorded split.
+        what: what an error calls the split.
+
+    Raises:
+        UserError: a group stands on two of train, val and test (two of its files are named).
+        ValueError: ``records`` and ``digests`` differ in length.
+    """
+    recorded = {(row.image, row.content): row for row in rows}
+    found = [pair for pair in zip(records, digests, strict=True) if (pair[0].name, pair[1]) in recorded]
+    groups = group_ids([record for record, _ in found], [digest for _, digest in found])
+    first_of: dict[str, SplitRow] = {}
+    for (record, digest), group in zip(found, groups, strict=True):
+        row = recorded[record.name, digest]
+        if row.split != EXCLUDED and first_of.setdefault(group, row).split != row.split:
+            raise _leak(what, f"group {group!r} (by parent, pixels and blood count)", first_of[group], row)
+
+
+def place(records: Sequence[SmearRecord], digests: Sequence[str], rows: Sequence[SplitRow]) -> list[Placement]:
+    """Say where each image of a data root that was read later stands by a recorded split.
+
+    Where name and content are as recorded, the record holds. Every other image is joined to the recorded groups by
+    parent, content and blood count, and takes the side of the group that it belongs to: train before val before test
+    where there are several. An equal parent joins nothing where both have blood counts and these differ: then two data
+    sets only number their smears alike. Of a content that the split knows, no more files are judged than it kept, the
+    first by name; the others are excluded, as are all of a content that it left out. What joins nothing is for testing.
 
     Args:
         records: the images found now.
@@ -232,16 +291,84 @@ def assign(records: Sequence[SmearRecord], digests: Sequence[str], rows: Sequenc
         rows: the recorded split.
 
     Returns:
-        One word a record: the recorded one where name and content are as recorded; else that of a recorded image of
-        equal content that was not excluded; else "test".
+        One placement a record, in order.
 
     Raises:
+        UserError: a blood-count report cannot be read.
         ValueError: ``records`` and ``digests`` differ in length.
     """
-    recorded = {(row.image, row.content): row.split for row in rows}
-    by_content = {row.content: row.split for row in rows if row.split != EXCLUDED}
-    pairs = zip(records, digests, strict=True)
-    return [recorded.get((record.name, digest)) or by_content.get(digest, "test") for record, digest in pairs]
+    pairs = list(zip(records, digests, strict=True))
+    recorded = {(row.image, row.content): row for row in rows}
+    surplus = _surplus(pairs, rows)
+    joined = _joined(pairs, rows)
+    placements = []
+    for (record, digest), place_of_set in zip(pairs, joined, strict=True):
+        row = recorded.get((record.name, digest))
+        if row:
+            placements.append(Placement(row.split, row.group))
+        else:
+            placements.append(place_of_set._replace(side=EXCLUDED) if record.name in surplus else place_of_set)
+    return placements
+
+
+def assign(records: Sequence[SmearRecord], digests: Sequence[str], rows: Sequence[SplitRow]) -> list[str]:
+    """Say on which side of a recorded split each image stands: the sides that ``place`` finds, with its errors."""
+    return [placement.side for placement in place(records, digests, rows)]
+
+
+# --- placing ----------------------------------------------------------------------------------------------------------
+
+
+def _surplus(pairs: Sequence[tuple[SmearRecord, str]], rows: Sequence[SplitRow]) -> set[str]:
+    """Name the files not recorded whose content is, beyond as many as the split kept of it."""
+    recorded = {(row.image, row.content): row for row in rows}
+    spare = Counter({row.content: 0 for row in rows})
+    spare.update(row.content for row in rows if row.split != EXCLUDED)
+    surplus = set()
+    present = [recorded[record.name, digest] for record, digest in pairs if (record.name, digest) in recorded]
+    spare.subtract(row.content for row in present if row.split != EXCLUDED)
+    for record, digest in sorted(pairs, key=lambda pair: pair[0].name):
+        if (record.name, digest) not in recorded and digest in spare:
+            if spare[digest] < 1:
+                surplus.add(record.name)
+            spare[digest] -= 1
+    return surplus
+
+
+def _joined(pairs: Sequence[tuple[SmearRecord, str]], rows: Sequence[SplitRow]) -> list[Placement]:
+    """Place each image by what it is joined to."""
+    reports: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        reports[row.parent or row.image] |= {row.cbc} - {""}
+    keys = [_found_keys(record, digest, reports) for record, digest in pairs]
+    sets = _Sets([*map(_row_keys, rows), *keys])
+    placements: dict[Hashable, Placement] = {}
+    order = (*SIDES, EXCLUDED)
+    for row in sorted(rows, key=lambda row: (order.index(row.split), row.image)):
+        # A set of excluded files only was never learned from.
+        side = "test" if row.split == EXCLUDED else row.split
+        placements.setdefault(sets.leader(_row_keys(row)[0]), Placement(side, row.group))
+    taken = {row.group for row in rows}
+    for (record, _), (key, *_) in sorted(zip(pairs, keys, strict=True), key=lambda item: item[0][0].name):
+        name = _parent(record)
+        placements.setdefault(sets.leader(key), Placement("test", f"{name} (new)" if name in taken else name))
+    return [placements[sets.leader(key)] for key, *_ in keys]
+
+
+def _row_keys(row: SplitRow) -> list[Hashable]:
+    """List what joins a recorded image to others."""
+    keys: list[Hashable] = [("group", row.group), ("parent", row.parent or row.image), ("content", row.content)]
+    return [*keys, ("report", row.cbc)] if row.cbc else keys
+
+
+def _found_keys(record: SmearRecord, digest: str, reports: Mapping[str, set[str]]) -> list[Hashable]:
+    """List what joins an image found now to others; ``reports`` has the recorded blood counts by parent."""
+    parent, report = _parent(record), _blood_count(record)
+    keys: list[Hashable] = [("found parent", parent), ("content", digest)]
+    known = reports.get(parent)
+    if not (report and known) or report in known:
+        keys.append(("parent", parent))
+    return [*keys, ("report", report)] if report else keys
 
 
 # --- groups -----------------------------------------------------------------------------------------------------------
@@ -255,12 +382,17 @@ def _parent(record: SmearRecord) -> str:
 def _joining_keys(record: SmearRecord, digest: str) -> list[Hashable]:
     """List what joins a record to others."""
     keys: list[Hashable] = [("parent", _parent(record)), ("content", digest)]
-    report = _report_digest(record.cbc) if record.cbc else None
+    report = _blood_count(record)
     return [*keys, ("report", report)] if report else keys
 
 
-def _report_digest(path: Path) -> str | None:
-    """Hash a blood count's text without regard to case and spacing; one without any figure is empty and gives None."""
+def _blood_count(record: SmearRecord) -> str:
+    """Hash a record's blood count; empty where it has none."""
+    return _report_digest(record.cbc) if record.cbc else ""
+
+
+def _report_digest(path: Path) -> str:
+    """Hash a blood count's text without regard to case and spacing; one without any figure gives an empty digest."""
     try:
         text = path.read_text(encoding="utf-8-sig", errors="replace")
     except OSError as error:
@@ -268,15 +400,30 @@ def _report_digest(path: Path) -> str | None:
         found = error.strerror or str(error)
         raise UserError(f"{path}: cannot be read", expected="a text", found=found, remedy=remedy) from error
     normal = " ".join(text.casefold().split())
-    return hashlib.sha256(normal.encode()).hexdigest() if _FIGURE.search(normal) else None
+    return hashlib.sha256(normal.encode()).hexdigest() if _FIGURE.search(normal) else ""
 
 
-def _leader(leaders: list[int], index: int) -> int:
-    """Find who leads the set of ``index``, shortening the way for the next time."""
-    while leaders[index] != index:
-        leaders[index] = leaders[leaders[index]]
-        index = leaders[index]
-    return index
+class _Sets:
+    """Keys in sets that join where one thing has keys of both (union-find).
+
+    Args:
+        things: the keys of each thing, at least one.
+    """
+
+    def __init__(self, things: Iterable[Sequence[Hashable]]) -> None:
+        self._above: dict[Hashable, Hashable] = {}
+        for first, *others in things:
+            leader = self.leader(first)
+            for key in others:
+                self._above[self.leader(key)] = leader
+
+    def leader(self, key: Hashable) -> Hashable:
+        """Find who leads the set of ``key``, shortening the way for the next time."""
+        above = self._above
+        while above.setdefault(key, key) != key:
+            above[key] = above[above[key]]
+            key = above[key]
+        return key
 
 
 # --- dealing ----------------------------------------------------------------------------------------------------------
@@ -315,7 +462,7 @@ def _deal(groups: Sequence[str], labels: Sequence[int | None], fractions: Sequen
         "no split gives each side a group of each class",
         expected=f"for each class, groups on {len(open_sides)} sides",
         found=f"{len(names)} groups, none of the {_ATTEMPTS} ways tried fits",
-        remedy="add smears, or leave a side out by a fraction of 0",
+        remedy="add smears, or do without a test side (--test_fraction 0)",
     )
 
 
@@ -327,7 +474,7 @@ def _check_enough_groups(counts: npt.NDArray[np.float64], classes: Sequence[int 
                 f"too few groups of {CLASS_NAMES[label]} to split",
                 expected=f"at least {sides}, one on each side",
                 found=f"{groups} (tiles of one image, equal images and smears with an equal blood count are one group)",
-                remedy="add smears of other patients, or leave a side out by a fraction of 0",
+                remedy="add smears of other patients, or do without a test side (--test_fraction 0)",
             )
 
 
@@ -430,10 +577,7 @@ def _csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
             reader = csv.reader(stream, strict=True)
             header = next(reader, [])
             if header != _columns():
-                remedy = "make the split again"
-                raise UserError(
-                    f"{path}: no split file", expected=expected, found=",".join(header) or "nothing", remedy=remedy
-                )
+                raise _header_error(path, header, expected)
             for cells in reader:
                 yield reader.line_num, cells
     except (OSError, csv.Error) as error:
@@ -442,38 +586,55 @@ def _csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
         ) from error
 
 
+def _header_error(path: Path, header: Sequence[str], expected: str) -> UserError:
+    """Tell a split file of before parent, blood count and mask were recorded from what is none."""
+    older = len(header) >= _FIRST_COLUMNS and list(header) == _columns()[: len(header)]
+    missing = ", ".join(_columns()[len(header) :])
+    what = f"{path}: an older split file, without {missing}" if older else f"{path}: no split file"
+    remedy = "draw it again (3TDCFNet_data.py split)"
+    return UserError(what, expected=expected, found=",".join(header) or "nothing", remedy=remedy)
+
+
+def _cells(row: SplitRow) -> list[str]:
+    """Write a row's fields as the file holds them."""
+    return ["" if cell is None else str(int(cell)) if isinstance(cell, bool) else str(cell) for cell in astuple(row)]
+
+
 def _parse_row(path: Path, line: int, cells: Sequence[str]) -> SplitRow:
     """Check the cells of one line."""
     labels: dict[str, int | None] = {"": None, **{str(label): label for label in range(len(CLASS_NAMES))}}
     complete = len(cells) == len(_columns()) and all(cells[:1]) and all(cells[2:5])
-    if not complete or cells[1] not in labels or cells[4] not in (*SIDES, EXCLUDED):
+    if not complete or cells[1] not in labels or cells[4] not in (*SIDES, EXCLUDED) or cells[8] not in ("0", "1"):
         raise UserError(
             f"{path}, line {line}: not a row of a split",
-            expected=f"{','.join(_columns())}; label 0, 1 or nothing; split {', '.join(SIDES)} or {EXCLUDED}",
+            expected=f"{','.join(_columns())}; label 0, 1 or none; split {', '.join(SIDES)} or {EXCLUDED}; mask 0 or 1",
             found=",".join(cells),
             remedy="correct the line, or make the split again",
         )
-    image, label, group, content, split, reason = cells
-    return SplitRow(image, labels[label], group, content, split, reason)
+    image, label, group, content, split, reason, parent, cbc, mask = cells
+    return SplitRow(image, labels[label], group, content, split, reason, parent, cbc, mask == "1")
 
 
 def _check_rows(rows: Sequence[SplitRow], what: str) -> None:
-    """Refuse an image listed twice, and a group or equal content on two sides."""
+    """Refuse an image listed twice, and a group, content, parent or blood count on two sides."""
     seen: set[str] = set()
     side_of: dict[tuple[str, str], SplitRow] = {}
     for row in rows:
         if row.image in seen:
-            remedy = "list each image once"
-            raise UserError(
-                f"{what}: an image is listed twice", expected="one row", found=repr(row.image), remedy=remedy
-            )
+            found, remedy = repr(row.image), "list each image once"
+            raise UserError(f"{what}: an image is listed twice", expected="one row", found=found, remedy=remedy)
         seen.add(row.image)
-        for kind, value in (("group", row.group), ("content", row.content)) if row.split != EXCLUDED else ():
-            other = side_of.setdefault((kind, value), row)
-            if other.split != row.split:
-                raise UserError(
-                    f"{what}: the split leaks: one {kind} stands on two sides",
-                    expected=f"every image of {kind} {value!r} on one side",
-                    found=f"{other.image!r} in {other.split}, {row.image!r} in {row.split}",
-                    remedy="make the split again, or move one of them",
-                )
+        bonds = {"group": row.group, "content": row.content, "parent": row.parent, "blood count": row.cbc}
+        for kind, value in bonds.items() if row.split != EXCLUDED else ():
+            if value and side_of.setdefault((kind, value), row).split != row.split:
+                raise _leak(what, f"{kind} {value!r}", side_of[kind, value], row)
+
+
+def _leak(what: str, bond: str, one: SplitRow, other: SplitRow) -> UserError:
+    """Name two files that belong together and stand on two sides."""
+    return UserError(
+        f"{what}: the split leaks: one {bond} stands on two sides",
+        expected="all that belongs together on one side",
+        found=f"{one.image!r} in {one.split}, {other.image!r} in {other.split}",
+        remedy="draw the split again, or move one of them",
+    )

@@ -59,23 +59,31 @@ class SideResult:
         smears: the images, in order.
         groups: the group of each.
         probability: (N, 4), Tier-I, II, III, Global: the chance of Anemic.
+        open_tiers: how many tiers were trained; the others have nothing to say.
     """
 
     smears: Sequence[Smear]
     groups: Sequence[str]
     probability: np.ndarray
+    open_tiers: int
+
+    @property
+    def heads(self) -> dict[str, int]:
+        """The heads that were trained, and their columns."""
+        return {head: k for k, head in enumerate(HEAD_KEYS) if k < self.open_tiers or head == HEAD_KEYS[-1]}
 
     def metrics(self, *, resamples: int, seed: int) -> dict[str, Any]:
-        """Metrics by head over the images whose class is known; a head maps to null where none is."""
+        """Metrics by head over the images whose class is known, null for a tier that was not trained; else empty."""
         known = [i for i, smear in enumerate(self.smears) if smear.label is not None]
         if not known:
             return {}
         labels = np.array([self.smears[i].label for i in known])
         groups = [self.groups[i] for i in known]
-        return {
+        trained = {
             head: classification_metrics(labels, self.probability[known, k], groups, resamples=resamples, seed=seed)
-            for k, head in enumerate(HEAD_KEYS)
+            for head, k in self.heads.items()
         }
+        return {head: trained.get(head) for head in HEAD_KEYS}
 
     def prediction_rows(self, split: str) -> Iterator[dict[str, Any]]:
         """Rows of predictions.csv."""
@@ -83,7 +91,7 @@ class SideResult:
             yield {
                 "image": smear.name,
                 "prob_anemic": chance[3],
-                **{f"prob_anemic_tier{t}": chance[t - 1] for t in (1, 2, 3)},
+                **{f"prob_anemic_{head}": chance[k] for head, k in self.heads.items() if head != HEAD_KEYS[-1]},
                 "label_pred": int(chance[3] > 0.5),
                 "label_true": smear.label,
                 "severity_true": smear.severity,
@@ -127,7 +135,6 @@ class PictureWriter:
         groups: the group of each.
         stems: the name of each image's files, without the ending (see ``util.results.output_stems``).
         read: gives an image's pixels.
-        true_mask_seen: the binary stream saw the true masks.
     """
 
     def __init__(
@@ -206,7 +213,7 @@ class PictureWriter:
                     group=self.groups[index],
                     label_true=smear.label,
                     label_pred=int(chance[3] > 0.5),
-                    prob=dict(zip(HEAD_KEYS, chance, strict=True)),
+                    prob={head: chance[k] for head, k in result.heads.items()},
                     dice=self.dice.get(index),
                     smear=paths.thumbnail("smear"),
                     true_mask=paths.thumbnail("true") if index in self.dice else None,

@@ -117,11 +117,14 @@ class Gate:
 
     def _judge(self, train_accuracy: float, val_accuracy: float, last_epoch: bool) -> tuple[str, str]:
         if self.tier in self.passed:
-            return STAY, "its gate is open; it trains on to the end of the schedule"
+            how = "is open" if self.passed[self.tier][0] == OPEN else "was forced"
+            return STAY, f"its gate {how}; it trains on to the end of the schedule"
         threshold = self.settings.thresholds[self.tier - 1]
         tolerance = self.settings.tolerance
         floor = self.best_val_accuracy - tolerance
-        if train_accuracy < threshold:
+        if train_accuracy != train_accuracy:
+            reason = "no labelled training image: there is no accuracy to go by"
+        elif train_accuracy < threshold:
             reason = f"training accuracy {train_accuracy:.3f} is below {threshold:.3f}"
         elif val_accuracy != val_accuracy:
             reason = "no labelled validation image: the validation function cannot agree"
@@ -139,7 +142,7 @@ class Gate:
         budget = self.settings.budgets[self.tier - 1]
         if self.epochs_in_tier < budget and not last_epoch:
             return STAY, reason
-        spent = f"{reason}; its {self.epochs_in_tier} epochs are spent"
+        spent = f"{reason}; no epoch is left after {self.epochs_in_tier} in this tier"
         return (FORCED, spent) if self.settings.on_budget == "force" else (STOP, spent)
 
     def _advance(self, decision: str, epoch: int) -> None:

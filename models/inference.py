@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -60,9 +60,7 @@ def predict(
     network: ThreeTierDCFNet,
     batches: Iterable[SmearBatch],
     device: torch.device,
-    *,
-    use_stand_in: bool,
-    see_true: bool = False,
+    see_given: Callable[[SmearBatch], Tensor],
 ) -> Iterator[Prediction]:
     """Judge batches of whole images; those larger than the network's input are covered by crops and averaged.
 
@@ -70,15 +68,23 @@ def predict(
         network: put in evaluation mode here.
         batches: of images at loadSize.
         device: where network and batches are.
-        use_stand_in: the binary stream sees the given (Otsu's) mask of images without a true one.
-        see_true: the binary stream sees every given mask.
+        see_given: (B,) bool for a batch: whose given mask, and not the predicted one, the binary stream sees.
     """
     network.eval()
     for batch in batches:
-        see_given = torch.ones_like(batch.has_mask) if see_true else ~batch.has_mask & use_stand_in
         with precision(device):
-            logits, probability = _cover(network, batch, see_given)
+            logits, probability = _cover(network, batch, see_given(batch))
         yield Prediction(batch, logits, probability)
+
+
+def see_all(batch: SmearBatch) -> Tensor:
+    """The binary stream sees the given mask of every image."""
+    return torch.ones_like(batch.has_mask)
+
+
+def see_none(batch: SmearBatch) -> Tensor:
+    """The binary stream sees the predicted mask of every image."""
+    return torch.zeros_like(batch.has_mask)
 
 
 def _cover(network: ThreeTierDCFNet, batch: SmearBatch, see_given: Tensor) -> tuple[Tensor, Tensor]:

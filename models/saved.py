@@ -10,6 +10,22 @@ from models.network import PRESETS, TIERS, Architecture, ThreeTierDCFNet
 from util.checkpoint import load_checkpoint, load_weights
 from util.errors import UserError
 
+# What weights must hold, and as what.
+CONTENT: dict[str, type] = {
+    "architecture": dict,
+    "network": dict,
+    "open_tiers": int,
+    "draws_masks": bool,
+    "decoder_ready": bool,
+    "all_masks": bool,
+    "unpaired_binary": str,
+    "epoch": int,
+    "tiers_opened": dict,
+    "options": dict,
+    "data": dict,
+    "starts": dict,
+}
+
 
 @dataclass(frozen=True)
 class SavedNetwork:
@@ -26,10 +42,16 @@ class SavedNetwork:
     path: Path
 
     @property
-    def uses_stand_in(self) -> bool:
-        """Whether the binary stream was left with Otsu's masks for images without a true one."""
+    def binary_sees(self) -> str:
+        """What the binary stream sees of a new image: "predicted", or "otsu" as in training images without a true mask.
+
+        The same for every image, whether or not it has a true mask: at test a mask file must not change a verdict.
+        """
         rule = self.facts["unpaired_binary"]
-        return rule == "otsu" or (rule == "auto" and not self.facts["decoder_ready"])
+        left_with_otsu = rule == "otsu" or (rule == "auto" and not self.facts["decoder_ready"])
+        if not self.network.draws_masks or (left_with_otsu and not self.facts["all_masks"]):
+            return "otsu"
+        return "predicted"
 
     @property
     def masks_from(self) -> str:
@@ -48,10 +70,11 @@ class SavedNetwork:
             )
 
 
-def _architecture(path: Path, stored: Any) -> Architecture:
+def _architecture(path: Path, stored: dict[str, Any]) -> Architecture:
     known = {field.name for field in fields(Architecture)}
     remedy = "use the version of the toolkit that wrote it, or train again"
-    if not isinstance(stored, dict) or set(stored) != known or stored.get("preset") not in PRESETS:
+    numbers = isinstance(stored.get("fine_size"), int) and isinstance(stored.get("dropout"), int | float)
+    if not numbers or set(stored) != known or stored.get("preset") not in PRESETS:
         raise UserError(
             f"{path} is of another architecture",
             expected=f"{', '.join(sorted(known))}, with preset out of {', '.join(PRESETS)}",
@@ -68,19 +91,21 @@ def load_network(path: Path) -> SavedNetwork:
         UserError: the file is missing, damaged, of another project or of another architecture.
     """
     content = load_checkpoint(path)
-    missing = {"architecture", "network", "open_tiers", "draws_masks", "decoder_ready", "unpaired_binary"} - set(
-        content
-    )
-    if missing:
+    wrong = [
+        f"{key} ({'missing' if key not in content else 'not a ' + kind.__name__})"
+        for key, kind in CONTENT.items()
+        if not isinstance(content.get(key), kind)
+    ]
+    if wrong:
         raise UserError(
             f"{path} holds no network to test",
             expected="weights written by 3TDCFNet_train.py (latest_net_..., best_net_...)",
-            found=f"a checkpoint without {', '.join(sorted(missing))}",
+            found=f"a checkpoint with wrong content: {', '.join(wrong[:4])}",
             remedy="use --which_epoch latest or best",
         )
     network = ThreeTierDCFNet(_architecture(path, content["architecture"]))
     load_weights(network, content["network"], path)
-    network.open(min(TIERS, max(1, int(content["open_tiers"]))))
+    network.open(min(TIERS, max(1, content["open_tiers"])))
     if not content["draws_masks"]:
         network.rest_decoder()
     facts = {key: value for key, value in content.items() if key != "network"}

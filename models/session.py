@@ -62,7 +62,7 @@ class TrainingSession:
         self.trainer, self.gate, self.folder, self.facts = trainer, gate, folder, facts
         self.save_every, self.save_seconds, self.stop_when_open = save_every, save_seconds, stop_when_open
         self.saved_at = -math.inf
-        self.done = 0
+        self.done, self.begun_at = 0, 0
         self.best: dict[str, Any] = {"score": None, "epoch": None}
         self.stopped = False
 
@@ -73,6 +73,17 @@ class TrainingSession:
             UserError: the state is missing, damaged, or of another architecture.
         """
         state = load_checkpoint(self.folder.state)
+        try:
+            self._restore(state)
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise UserError(
+                f"{self.folder.state} is no state to go on from",
+                found=f"{type(error).__name__}: {error}",
+                remedy="use the state that this run wrote, or begin again (--overwrite)",
+            ) from None
+        self.folder.cut_logs(self.done)
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
         architecture = self.trainer.network.architecture.as_dict()
         if state["architecture"] != architecture:
             raise UserError(
@@ -84,8 +95,8 @@ class TrainingSession:
         load_weights(self.trainer.network, state["trainer"]["network"], self.folder.state)
         self.trainer.load_state(state["trainer"])
         self.gate.load_state(state["gate"])
-        self.done, self.best = int(state["epoch"]), state["best"]
-        self.folder.cut_logs(self.done)
+        self.done = self.begun_at = int(state["epoch"])
+        self.best = dict(state["best"])
 
     def epochs(self) -> Iterator[int]:
         """The epochs (0-based) that remain; ends early when a gate stops the run or all are open and that was asked."""
@@ -113,8 +124,7 @@ class TrainingSession:
         begun, tier = time.perf_counter(), self.gate.tier
         rate = self.trainer.set_learning_rate(epoch)
         train.set_epoch(epoch)
-        learned = self._learn(train, epoch, after_step)
-        evaluation = self.trainer.evaluate(val)
+        learned, evaluation = self._learn(train, val, epoch, after_step)
         self.trainer.note_decoder(learned["dice"] if evaluation.dice is None else evaluation.dice)
         record = {
             "epoch": epoch + 1,
@@ -129,7 +139,7 @@ class TrainingSession:
         return record, decision
 
     def finish(self, seconds: float) -> bool:
-        """Say how the run ended and note it in finished.json.
+        """Say how the run ended; one that came to its end is noted in finished.json.
 
         Returns:
             False where a gate stopped the run, True otherwise.
@@ -138,7 +148,7 @@ class TrainingSession:
         for tier, how in self.gate.summary().items():
             print(f"  gate {ROMAN[tier]}: {how['how']}" + (f" in epoch {how['epoch']}" if how["epoch"] else ""))
         print(f"  best validation in epoch {self.best['epoch']}; weights in {self.folder.folder}", flush=True)
-        if not self.stopped:
+        if not self.stopped and self.done > self.begun_at:
             content = {"epochs": self.done, "seconds": seconds, "gates": self.gate.summary(), "best": self.best}
             atomic_write(self.folder.finished, json.dumps(plain(content), indent=1) + "\n")
         return not self.stopped
@@ -152,22 +162,29 @@ class TrainingSession:
             smears (n, H, W, 3) uint8, true masks (n, H, W) bool or None where none has one, predicted (n, H, W) float.
         """
         network, device = self.trainer.network, self.trainer.device
-        first = next(iter(predict(network, batches, device, use_stand_in=self.trainer.uses_stand_in)))
+        first = next(iter(predict(network, batches, device, self.trainer.see_given)))
         batch = first.batch
         smears = (batch.rgb[:count].permute(0, 2, 3, 1) * 255).round().to(torch.uint8).cpu().numpy()
         true = batch.mask[:count, 0].bool().cpu().numpy() if bool(batch.has_mask[:count].any()) else None
         return smears, true, first.mask_probability[:count, 0].cpu().numpy()
 
     def _learn(
-        self, train: EpochBatches, epoch: int, after_step: Callable[[EpochTotals], None] | None
-    ) -> dict[str, Any]:
+        self,
+        train: EpochBatches,
+        val: Iterable[SmearBatch],
+        epoch: int,
+        after_step: Callable[[EpochTotals], None] | None,
+    ) -> tuple[dict[str, Any], Evaluation]:
+        """Train and validate one epoch; what is not finite ends the run before anything of it is saved."""
         try:
-            return self.trainer.train_epoch(train, epoch, after_step)
+            return self.trainer.train_epoch(train, epoch, after_step), self.trainer.evaluate(val)
         except FloatingPointError as error:
+            lower = f"a lower --lr than {self.trainer.settings.lr}"
+            saved = self.folder.state.is_file()
             raise UserError(
-                str(error),
-                expected="a finite loss",
-                remedy=f"the last saved state is kept in {self.folder.folder}: lower --lr and use --continue_train",
+                f"training diverged in epoch {epoch + 1}: {error}",
+                expected="finite numbers",
+                remedy=f"the last saved state is kept: use --continue_train with {lower}" if saved else f"use {lower}",
             ) from None
 
     def _describe(self, evaluation: Evaluation) -> dict[str, Any]:
@@ -233,6 +250,7 @@ class TrainingSession:
             "open_tiers": network.open_tiers,
             "draws_masks": network.draws_masks,
             "decoder_ready": self.trainer.decoder_ready,
+            "all_masks": self.trainer.all_masks,
             "unpaired_binary": self.trainer.settings.unpaired_binary,
             "epoch": self.done,
             "tiers_opened": self.gate.summary(),

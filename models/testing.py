@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from models.assessment import PictureWriter, Pixels, SideResult, Smear, probabilities
-from models.inference import Prediction, SmearBatch, predict
+from models.inference import Prediction, SmearBatch, predict, see_all, see_none
 from models.saved import SavedNetwork
 from util.files import unwritable
 from util.report import ImageRow, Report, write_report
@@ -62,6 +62,12 @@ class SidesToTest(Protocol):
         """An image as its files hold it."""
 
 
+def shared_groups(data: SidesToTest) -> list[str]:
+    """Groups that stand on more than one side of the split; there must be none."""
+    sides = [set(part.groups) for part in data.sides.values()]
+    return sorted(set.union(*(a & b for i, a in enumerate(sides) for b in sides[:i])))
+
+
 class TestRun:
     """Judges the sides of a split one after the other and reports on all of them.
 
@@ -71,18 +77,27 @@ class TestRun:
         results: the folder of the outputs.
         options: the test command's options.
         folder: the run's folder, for the logs of its training.
+        binary_sees: what the binary stream is shown: "predicted", "otsu" or "gt".
     """
 
     __test__ = False  # not a test case, whatever pytest thinks of the name
 
     def __init__(
-        self, saved: SavedNetwork, device: torch.device, results: Path, options: Any, folder: RunFolder
+        self,
+        saved: SavedNetwork,
+        device: torch.device,
+        results: Path,
+        options: Any,
+        folder: RunFolder,
+        *,
+        binary_sees: str,
     ) -> None:
+        self.binary_sees = binary_sees
         self.saved, self.device, self.results, self.options, self.folder = saved, device, results, options, folder
         self.network = saved.network.to(device).to(memory_format=torch.channels_last)
         self._clear()
         self.metrics: dict[str, Any] = {}
-        self.segmentation: dict[str, Any] = {}
+        self.segmentation: dict[str, Any] | None = None
         self.rows: list[ImageRow] = []
 
     def _clear(self) -> None:
@@ -107,19 +122,20 @@ class TestRun:
         if side == PICTURED:
             writer = self._writer(part, side, data)
             stream = writer.write(stream)
-        result = SideResult(part.records, part.groups, self._collect(stream, len(part.records)))
+        result = SideResult(
+            part.records, part.groups, self._collect(stream, len(part.records)), self.network.open_tiers
+        )
         self.metrics[side] = result.metrics(resamples=self.options.resamples, seed=self.options.seed)
         name = "predictions.csv" if side == PICTURED else f"predictions_{side}.csv"
         write_predictions(self.results / name, result.prediction_rows(side))
         if writer is not None:
             score = writer.segmentation(resamples=self.options.resamples, seed=self.options.seed)
-            self.segmentation |= {side: score} if score else {}
+            self.segmentation = {"split": side, **score} if score else None
             self.rows += writer.image_rows(result, side)
 
     def _predict(self, batches: Any, side: str) -> Iterator[Prediction]:
         shown: Iterable[SmearBatch] = tqdm(batches, desc=f"judging {side}", unit="batch", total=len(batches))
-        see_true = self.options.binary_from == "gt"
-        return predict(self.network, shown, self.device, use_stand_in=self.saved.uses_stand_in, see_true=see_true)
+        return predict(self.network, shown, self.device, see_none if self.binary_sees == "predicted" else see_all)
 
     def _collect(self, stream: Iterable[Prediction], count: int) -> np.ndarray:
         logits = np.concatenate([prediction.logits.cpu().numpy() for prediction in stream])
@@ -138,7 +154,7 @@ class TestRun:
             {
                 "schema_version": METRICS_SCHEMA,
                 "splits": self.metrics,
-                "segmentation": self.segmentation or None,
+                "segmentation": self.segmentation,
                 "severity": None,
                 "baselines": {"colour": None},
                 "tiers_opened": self.saved.facts["tiers_opened"],
@@ -148,7 +164,6 @@ class TestRun:
 
     def _provenance(self, data: SidesToTest) -> dict[str, Any]:
         facts = self.saved.facts
-        seen = self.options.binary_from if data.masks_from == "decoder" or self.options.binary_from == "gt" else "otsu"
         return {
             "data": data.facts["dataroot"],
             "synthetic": data.facts["synthetic"],
@@ -156,7 +171,8 @@ class TestRun:
             "split": data.facts["sides"] | {"left_out": data.facts["excluded"]},
             "weights": {"file": str(self.saved.path), "epoch": facts["epoch"], "started_from": facts["starts"]},
             "architecture": facts["architecture"],
-            "binary_from": seen,
+            "binary_from": self.binary_sees,
+            "group_overlap": shared_groups(data),
             "mask_source": data.masks_from,
             "seed": self.options.seed,
             "command": shlex.join(["python", *sys.argv]),

@@ -90,6 +90,7 @@ class EpochTotals:
 
     def __init__(self, device: torch.device) -> None:
         self.losses = torch.zeros(len(LOSS_KEYS), device=device, dtype=torch.float64)
+        self.loss_weights = torch.zeros(len(LOSS_KEYS), device=device, dtype=torch.float64)
         self.right = torch.zeros(len(HEAD_KEYS), device=device, dtype=torch.float64)
         self.known = torch.zeros((), device=device, dtype=torch.float64)
         self.shared = torch.zeros((), device=device, dtype=torch.float64)
@@ -98,10 +99,13 @@ class EpochTotals:
 
     def add(self, losses: Sequence[Tensor], output: NetworkOutput, batch: SmearBatch) -> None:
         """Add a step's loss terms, verdicts and mask overlap."""
-        count = len(batch.label)
-        self.images += count
-        self.losses += torch.stack([loss.detach().double() for loss in losses]) * count
+        self.images += len(batch.label)
         known = (batch.label >= 0).unsqueeze(1)
+        # Each term is a mean over the images it speaks of: the labelled ones, or those with a true mask.
+        paired = batch.has_mask.sum().double()
+        weights = torch.stack([known.sum().double(), *[paired] * (len(LOSS_KEYS) - 1)])
+        self.losses += torch.stack([loss.detach().double() for loss in losses]) * weights
+        self.loss_weights += weights
         self.right += ((output.logits.detach() > 0) == (batch.label > 0).unsqueeze(1)).logical_and(known).sum(dim=0)
         self.known += known.sum()
         predicted = (output.mask_logit.detach() > 0).logical_and(batch.has_mask.view(-1, 1, 1, 1))
@@ -111,8 +115,8 @@ class EpochTotals:
 
     def report(self, open_tiers: int) -> dict[str, Any]:
         """The epoch's means; heads that are not open yet are left out."""
-        losses = (self.losses / max(1, self.images)).tolist()
-        right = (self.right / self.known.clamp(min=1)).tolist()
+        losses = (self.losses / self.loss_weights.clamp(min=1)).tolist()
+        right = (self.right / self.known).tolist()
         heads = (*TIER_KEYS[:open_tiers], "global")
         accuracy = {head: right[HEAD_KEYS.index(head)] for head in heads}
         areas = float(self.areas)
@@ -175,11 +179,15 @@ class Trainer:
         rule = self.settings.unpaired_binary
         return rule == "otsu" or (rule == "auto" and not self.decoder_ready)
 
+    def see_given(self, batch: SmearBatch) -> Tensor:
+        """Whose given mask the binary stream sees in validation: the stand-ins where they are in use, no true one."""
+        return ~batch.has_mask & self.uses_stand_in
+
     def set_learning_rate(self, epoch: int) -> float:
         """Set the rates for ``epoch`` (0-based) and return the network's."""
         factor = learning_rate_factor(epoch, self.settings.niter, self.settings.niter_decay)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.lr * factor
+        for group, decay in zip(self.optimizer.param_groups, (self.settings.weight_decay, 0.0), strict=True):
+            group.update(lr=self.settings.lr * factor, weight_decay=decay)  # a resumed run may have changed either
         for group in self.optimizer_discriminator.param_groups:
             group["lr"] = self.settings.lr_discriminator * factor
         return self.settings.lr * factor
@@ -288,10 +296,14 @@ class Trainer:
         return loss.detach()
 
     def evaluate(self, batches: Iterable[SmearBatch]) -> Evaluation:
-        """Judge a split without learning, as the test does: the binary stream sees no true mask."""
+        """Judge a split without learning: the binary stream sees no true mask.
+
+        Raises:
+            FloatingPointError: a verdict is not finite.
+        """
         index, label, logits = [], [], []
         shared, areas = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
-        for prediction in predict(self.network, batches, self.device, use_stand_in=self.uses_stand_in):
+        for prediction in predict(self.network, batches, self.device, self.see_given):
             batch = prediction.batch
             index.append(batch.index)
             label.append(batch.label)
@@ -303,6 +315,8 @@ class Trainer:
         if not index:
             return Evaluation(np.zeros(0, int), np.zeros(0, int), np.zeros((0, len(HEAD_KEYS))), math.nan, None)
         all_logits, all_labels = torch.cat(logits), torch.cat(label)
+        if not bool(all_logits.isfinite().all()):
+            raise FloatingPointError("a verdict on the validation split is not finite")
         known = (all_labels >= 0).float()
         loss = float(verdict_loss(all_logits[:, -1:], all_labels, known)) if known.any() else math.nan
         dice = 2 * float(shared) / float(areas) if float(areas) else None

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from options.definitions import at_least, fraction
+from options.definitions import at_least, fraction, seed_number
 from options.parser import Parser, refuse_unknown, value_parser
 
 
@@ -34,12 +34,12 @@ def _command(commands: argparse._SubParsersAction[Parser], name: str, text: str)
 
 def _add_split(commands: argparse._SubParsersAction[Parser]) -> None:
     parser = _command(commands, "split", "write a grouped, stratified split of a data root")
-    share, whole = value_parser(fraction, float), value_parser(at_least(0), int)
+    share = value_parser(fraction, float)
     parser.add_argument("dataroot", type=Path, help="folder of the smears")
     parser.add_argument("--out", type=Path, required=True, help="the split file to write, such as split.csv")
     parser.add_argument("--val_fraction", type=share, default=0.15, help="share of the images for validation")
     parser.add_argument("--test_fraction", type=share, default=0.15, help="share of the images for the test")
-    parser.add_argument("--seed", type=whole, default=0, help="seed of the draw")
+    parser.add_argument("--seed", type=value_parser(seed_number, int), default=0, help="seed of the draw")
     parser.add_argument(
         "--duplicates", choices=("drop", "keep"), default="drop", help="what becomes of files with equal pixels"
     )
@@ -48,10 +48,11 @@ def _add_split(commands: argparse._SubParsersAction[Parser]) -> None:
 
 def _add_synthesize(commands: argparse._SubParsersAction[Parser]) -> None:
     parser = _command(commands, "synthesize", "write synthetic smears with exact truth, in AneRBC's own tree")
-    whole, positive = value_parser(at_least(0), int), value_parser(at_least(1), int)
+    positive = value_parser(at_least(1), int)
     parser.add_argument("out", type=Path, help="folder to make")
     parser.add_argument("--count", type=positive, default=240, help="number of smears, half of either class")
-    parser.add_argument("--seed", type=whole, default=0, help="which series; the same seed gives the same bytes")
+    seed = value_parser(seed_number, int)
+    parser.add_argument("--seed", type=seed, default=0, help="which series; the same seed gives the same bytes")
     parser.add_argument("--size", type=positive, default=300, help="side of the smears in pixels")
     parser.add_argument("--workers", type=positive, default=None, help="processes (default: as the processors allow)")
     parser.add_argument("--overwrite", action="store_true", help="replace a synthetic data set that lies there")

@@ -8,6 +8,7 @@ from typing import Any
 
 TRAIN, TEST = "train", "test"
 BOTH = (TRAIN, TEST)
+LARGEST_SEED = 2**32 - 1  # numpy's legacy generator takes no larger one
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,22 @@ def fraction(text: str) -> float:
     return value
 
 
+def seed_number(text: str) -> int:
+    """Parse a seed that every generator of random numbers takes."""
+    if not text.strip().isdecimal() or len(text) > 20 or int(text) > LARGEST_SEED:
+        raise ValueError(f"must be a whole number from 0 to {LARGEST_SEED}")
+    return int(text)
+
+
 def gpu_list(text: str) -> str:
     """Check a list of GPU numbers: ``0``, ``0,1`` or ``-1`` for the CPU; kept as text."""
-    ids = [int(part) for part in text.split(",")]
+    wrong = "must be -1 (CPU) or different GPU numbers such as 0 or 0,1"
+    try:
+        ids = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(wrong) from None
     if ids != [-1] and (min(ids) < 0 or len(set(ids)) != len(ids)):
-        raise ValueError("must be -1 (CPU) or different GPU numbers such as 0 or 0,1")
+        raise ValueError(wrong)
     return ",".join(map(str, ids))
 
 
@@ -79,8 +91,8 @@ def thresholds(text: str) -> tuple[float, ...]:
 
 
 def split_list(text: str) -> tuple[str, ...]:
-    """Parse the splits to evaluate."""
-    values = tuple(part.strip() for part in text.split(","))
+    """Parse the splits to evaluate; one named twice is evaluated once."""
+    values = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
     if not values or set(values) - {"train", "val", "test"}:
         raise ValueError("must name splits out of train,val,test")
     return values
@@ -123,8 +135,13 @@ OPTIONS: tuple[Option, ...] = (
     Option("gpu_ids", "0", "GPU to use: 0, 1, ...; -1 is the CPU.", _RUN, parse=gpu_list),
     Option("checkpoints_dir", "./checkpoints", "folder of the runs' weights, options and logs.", _RUN),
     Option("results_dir", "./results", "folder of the test reports.", _RUN, (TEST,)),
-    Option("seed", 0, "seed of the split, the weights, the order and the augmentation.", _RUN, parse=at_least(0)),
-    Option("deterministic", False, "use only operations that give the same bits every time (slower on a GPU).", _RUN),
+    Option("seed", 0, "seed of the split, the weights, the order and the augmentation.", _RUN, parse=seed_number),
+    Option(
+        "deterministic",
+        False,
+        "ask PyTorch for operations that give the same bits every time (slower on a GPU; it warns where it has none).",
+        _RUN,
+    ),
     Option(
         "config", "", "options file of an earlier run (options.json); the command line goes over it.", _RUN, (TRAIN,)
     ),
@@ -139,7 +156,8 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "fineSize",
         300,
-        "then cropped to fineSize x fineSize, the network's input (random crop in training, centre in test).",
+        "then cropped to fineSize x fineSize, the network's input: a random crop in training; in validation and test "
+        "the whole image is covered by crops of that size, whose verdicts and masks are averaged.",
         _DATA,
         spellings=("crop_size",),
         parse=at_least(64),

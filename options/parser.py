@@ -17,12 +17,20 @@ OPTIONS_SCHEMA = 1
 _KINDS = {int: "a whole number", float: "a number", str: "a text", tuple: "a list of numbers"}
 # Options that say where or how to go on, not what the run is: a saved file must not carry them into another run.
 NOT_RELOADED = ("config", "continue_train", "overwrite", "gpu_ids")
+FROM_RUN = ("loadSize", "fineSize", "synthetic_count", "seed")  # a test sees the images as the run's training saw them
+SAFE_CROP = 128  # from this fineSize on every feature map of one image has several pixels
 
 
 class Options(argparse.Namespace):
-    """The options of one command: an attribute each, plus which command they belong to."""
+    """The options of one command: an attribute each.
+
+    Attributes:
+        command: "train" or "test", the command they belong to.
+        from_run: names of those that a test took from its run's options file.
+    """
 
     command: str
+    from_run: tuple[str, ...] = ()
 
     def values(self) -> dict[str, Any]:
         """All options of the command by name, in the order of ``--help``."""
@@ -130,9 +138,21 @@ def _check(options: Options) -> None:
             found=f"loadSize {options.loadSize}, fineSize {options.fineSize}",
             remedy=f"use --loadSize {options.fineSize} or --fineSize {options.loadSize}",
         )
-    if options.command == "train" and options.niter + options.niter_decay < 1:
+    if options.command == "train":
+        _check_training(options)
+
+
+def _check_training(options: Options) -> None:
+    if options.batchSize == 1 and options.fineSize < SAFE_CROP:
+        raise UserError(
+            "batch normalisation cannot learn from one image of this size",
+            expected=f"--batchSize 2 or more, or --fineSize {SAFE_CROP} or more",
+            found=f"--batchSize 1 with --fineSize {options.fineSize}",
+            remedy=f"use --batchSize 2 or --fineSize {SAFE_CROP}",
+        )
+    if options.niter + options.niter_decay < 1:
         raise UserError("--niter and --niter_decay are both 0", expected="at least one epoch", remedy="set --niter")
-    if options.command == "train" and not 0 < options.val_fraction + options.test_fraction < 1:
+    if not 0 < options.val_fraction + options.test_fraction < 1:
         raise UserError(
             "--val_fraction and --test_fraction leave nothing to train on",
             expected="a sum above 0 and below 1",
@@ -142,7 +162,7 @@ def _check(options: Options) -> None:
 
 
 def parse_options(command: str, argv: Sequence[str], *, prog: str, description: str) -> Options:
-    """Parse a command line.
+    """Parse a command line; what it leaves out comes from an options file (of the run, or named), else is the default.
 
     Args:
         command: "train" or "test".
@@ -151,46 +171,58 @@ def parse_options(command: str, argv: Sequence[str], *, prog: str, description: 
         description: first line of ``--help``.
 
     Raises:
-        UserError: an unknown flag (the nearest one is named), a bad value, or options that contradict each other.
+        UserError: an unknown flag (the nearest one is named), a bad value, options that contradict each other, or an
+            options file that is broken or missing.
     """
     parser = build_parser(command, prog, description)
     given, unknown = parser.parse_known_args(list(argv))
     refuse_unknown(parser, unknown)
     values = {option.name: option.default for option in options_of(command)}
-    if reloaded := _reloaded_file(given):
-        values |= load_options(reloaded, command)
-    values |= {name: value for name, value in vars(given).items() if value is not None}
+    reloaded = _reloaded(command, given)
+    named = {name: value for name, value in vars(given).items() if value is not None}
+    values |= reloaded | named
     if not values["dataroot"]:
         raise UserError(
             "--dataroot is missing",
             expected="the folder of the smears, or the word synthetic",
             remedy=f"{prog} --dataroot FOLDER ...; `{prog} --help` says which folders are understood",
         )
-    options = Options(command=command, **values)
+    from_run = tuple(name for name in reloaded if name not in named) if command == "test" else ()
+    options = Options(command=command, from_run=from_run, **values)
     _check(options)
     return options
 
 
-def _reloaded_file(given: argparse.Namespace) -> Path | None:
-    """The options file that goes under the command line: the one named, or that of the run that is continued."""
+def _reloaded(command: str, given: argparse.Namespace) -> dict[str, Any]:
+    """The saved values that go under the command line: of the file named, or of the run that is continued or tested."""
     if getattr(given, "config", None):
-        return Path(given.config)
-    if not getattr(given, "continue_train", None):
-        return None
-    defaults = {option.name: option.default for option in options_of("train")}
-    saved = (
-        Path(given.checkpoints_dir or defaults["checkpoints_dir"]) / (given.name or defaults["name"]) / "options.json"
-    )
-    return saved if saved.is_file() else None
+        return load_options(Path(given.config))
+    if command == "train" and not given.continue_train:
+        return {}
+    defaults = {option.name: option.default for option in options_of(command)}
+    run = Path(given.checkpoints_dir or defaults["checkpoints_dir"]) / (given.name or defaults["name"])
+    saved = run / "options.json"
+    if not saved.is_file():
+        if command == "train" and (run / "latest_state.safetensors").is_file():
+            raise UserError(
+                f"--continue_train: {saved} is missing",
+                expected="the options that the run was begun with beside its saved state",
+                found=f"latest_state.safetensors without them in {run}",
+                remedy="put the file back, or name a copy of it by --config",
+            )
+        return {}  # no such run: the command itself says so
+    stored = load_options(saved)
+    return stored if command == "train" else {name: stored[name] for name in FROM_RUN if name in stored}
 
 
 def describe(options: Options) -> str:
-    """All options as a table, those that differ from their default marked with ``*`` and the default."""
+    """All options as a table: those that differ from their default with ``*`` and it, those of the tested run named."""
     lines = ["-" * 17 + " Options " + "-" * 17]
     for option in options_of(options.command):
         value = getattr(options, option.name)
         mark = "*" if value != option.default else " "
         note = f"   [default: {_shown(option.default)}]" if mark == "*" and not option.required else ""
+        note += "   [from the run]" if option.name in options.from_run else ""
         lines.append(f"{mark} {option.name:>18}: {_shown(value)}{note}")
     return "\n".join([*lines, "-" * 43])
 

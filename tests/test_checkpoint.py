@@ -110,7 +110,13 @@ def saved(tmp_path, **changes):
         "open_tiers": 2,
         "draws_masks": True,
         "decoder_ready": False,
+        "all_masks": False,
         "unpaired_binary": "auto",
+        "epoch": 3,
+        "tiers_opened": {},
+        "options": {},
+        "data": {},
+        "starts": {},
         "network": dict(network.state_dict()),
         **changes,
     }
@@ -124,7 +130,7 @@ def test_a_saved_network_is_built_again_from_its_own_description(tmp_path):
     assert loaded.network.architecture == network.architecture and loaded.network.open_tiers == 2
     for key, value in network.state_dict().items():
         assert torch.equal(loaded.network.state_dict()[key], value)
-    assert loaded.uses_stand_in and loaded.masks_from == "decoder"
+    assert loaded.masks_from == "decoder"
     loaded.check_sizes(96, 96)
     with pytest.raises(UserError, match="--fineSize 96"):
         loaded.check_sizes(300, 300)
@@ -133,10 +139,40 @@ def test_a_saved_network_is_built_again_from_its_own_description(tmp_path):
 def test_a_network_that_never_drew_masks_says_so(tmp_path):
     path, _ = saved(tmp_path, draws_masks=False)
     assert load_network(path).masks_from == "otsu"
+    assert load_network(path).binary_sees == "otsu"
 
 
 @pytest.mark.parametrize(
-    "architecture", [{"preset": "small"}, {"preset": "huge", "fine_size": 96, "dropout": 0.0}, "small", None]
+    ("rule", "ready", "all_masks", "sees"),
+    [
+        ("auto", False, False, "otsu"),
+        ("auto", True, False, "predicted"),
+        ("auto", False, True, "predicted"),  # no training image was without a mask: the stream never saw Otsu's
+        ("otsu", True, False, "otsu"),
+        ("predicted", False, False, "predicted"),
+    ],
+)
+def test_what_the_binary_stream_sees_of_a_new_image(tmp_path, rule, ready, all_masks, sees):
+    path, _ = saved(tmp_path, unpaired_binary=rule, decoder_ready=ready, all_masks=all_masks)
+    assert load_network(path).binary_sees == sees
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("options", None), ("epoch", "x"), ("network", 5), ("open_tiers", None), ("tiers_opened", "abc")]
+)
+def test_content_of_the_wrong_kind_is_named(tmp_path, key, value):
+    path, _ = saved(tmp_path, **{key: value})
+    with pytest.raises(UserError, match=f"holds no network to test.*\n.*\n.*{key}"):
+        load_network(path)
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        {"preset": "small"},
+        {"preset": "huge", "fine_size": 96, "dropout": 0.0},
+        {"preset": "small", "fine_size": "x", "dropout": 0.0},
+    ],
 )
 def test_an_unknown_architecture_is_refused(tmp_path, architecture):
     path, _ = saved(tmp_path, architecture=architecture)

@@ -49,7 +49,7 @@ def test_a_spent_budget_forces_the_next_tier_and_is_logged_as_forced():
     assert g.decide(1, 0.5, 0.5).decision == "stay"
     forced = g.decide(2, 0.5, 0.5)
     assert (forced.decision, g.tier) == ("forced", 2)
-    assert "its 2 epochs are spent" in forced.reason
+    assert "no epoch is left after 2 in this tier" in forced.reason
     assert g.summary()["tier1"]["how"] == "forced"
     assert not g.all_open
 

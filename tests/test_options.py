@@ -61,7 +61,11 @@ def test_names_are_unique_and_every_option_explains_itself():
         ("--dataroot d --niter -3", "must be 0 or more"),
         ("--dataroot d --lr nan", "must be 0 or more"),
         ("--dataroot d --lambda_L1 inf", "must be 0 or more"),
-        ("--dataroot d --gpu_ids one", "'one'"),
+        ("--dataroot d --gpu_ids abc", "'abc' must be -1 (CPU) or different GPU numbers"),
+        ("--dataroot d --seed -1", "must be a whole number from 0 to 4294967295"),
+        ("--dataroot d --seed 4294967296", "must be a whole number from 0 to 4294967295"),
+        ("--dataroot d --seed 1.5", "must be a whole number from 0 to 4294967295"),
+        ("--dataroot d --batchSize 1 --fineSize 127", "batch normalisation cannot learn from one image of this size"),
         ("--dataroot d --gpu_ids 0,0", "different GPU numbers"),
         ("--dataroot d --gan_mode wgan", "invalid choice"),
         ("--dataroot d --gate_thresholds 0.8,0.9", "three numbers"),
@@ -83,6 +87,17 @@ def test_a_crop_larger_than_the_image_names_both_flags():
     with pytest.raises(UserError, match="--fineSize 300 is larger than --loadSize 256") as error:
         parse("--dataroot d --loadSize 256 --fineSize 300")
     assert "--loadSize 300 or --fineSize 256" in str(error.value)
+
+
+def test_the_largest_seed_and_the_smallest_batch():
+    assert parse(f"--dataroot d --seed {2**32 - 1}").seed == 2**32 - 1
+    assert parse("--dataroot d --batchSize 1 --fineSize 128").batchSize == 1
+    assert parse("--dataroot d --batchSize 2 --fineSize 64").fineSize == 64
+    assert parse("--dataroot d --batchSize 1 --fineSize 64", "test").batchSize == 1  # a test learns nothing
+
+
+def test_a_split_named_twice_is_judged_once():
+    assert parse("--dataroot d --splits test,train,test", "test").splits == ("test", "train")
 
 
 def test_non_defaults_are_marked():
@@ -127,6 +142,41 @@ def test_continuing_takes_up_the_run_s_own_options(tmp_path):
     save_options(tmp_path / "R" / "options.json", parse("--dataroot d --niter 3 --preset small"))
     again = parse(f"--continue_train --name R --checkpoints_dir {tmp_path}")
     assert (again.dataroot, again.niter, again.preset, again.continue_train) == ("d", 3, "small", True)
+
+
+def test_continuing_without_the_run_s_options_is_refused(tmp_path):
+    (tmp_path / "R").mkdir()
+    line = f"--dataroot d --continue_train --name R --checkpoints_dir {tmp_path}"
+    assert parse(line).continue_train  # nothing saved: the training itself says so
+    (tmp_path / "R" / "latest_state.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match=r"R/options\.json is missing"):
+        parse(line)
+    save_options(tmp_path / "copy.json", parse("--dataroot d --niter 3"))
+    assert parse(f"{line} --config {tmp_path / 'copy.json'}").niter == 3
+
+
+def test_a_test_takes_sizes_and_seed_from_the_run(tmp_path):
+    line = f"--dataroot d --name R --checkpoints_dir {tmp_path}"
+    untouched = parse(line, "test")
+    assert (untouched.loadSize, untouched.from_run) == (300, ())
+    (tmp_path / "R").mkdir()
+    trained = "--dataroot t --loadSize 320 --fineSize 256 --synthetic_count 60 --seed 7 --batchSize 3 --deterministic"
+    save_options(tmp_path / "R" / "options.json", parse(trained))
+    options = parse(line, "test")
+    assert (options.loadSize, options.fineSize, options.synthetic_count, options.seed) == (320, 256, 60, 7)
+    assert (options.dataroot, options.batchSize, options.deterministic) == ("d", 32, False)
+    shown = [text for text in describe(options).splitlines() if "[from the run]" in text]
+    assert [text.split(":")[0].strip("* ") for text in shown] == ["seed", "loadSize", "fineSize", "synthetic_count"]
+    over = parse(f"{line} --fineSize 300 --seed 0", "test")
+    assert (over.loadSize, over.fineSize, over.seed, over.from_run) == (320, 300, 0, ("loadSize", "synthetic_count"))
+    assert not any("[from the run]" in text for text in describe(over).splitlines() if "seed" in text)
+
+
+def test_a_test_refuses_a_run_whose_options_are_broken(tmp_path):
+    (tmp_path / "R").mkdir()
+    (tmp_path / "R" / "options.json").write_text('{"values": ')
+    with pytest.raises(UserError, match=r"options\.json is not an options file"):
+        parse(f"--dataroot d --name R --checkpoints_dir {tmp_path}", "test")
 
 
 @pytest.mark.parametrize(

@@ -167,10 +167,16 @@ def test_the_page_needs_no_network_and_allows_one_script(tmp_path):
 
 def test_headline_figures_with_their_intervals(tmp_path):
     test = {"global": scores(value=0.875, interval=(0.8, 0.925)), "tier1": scores(value=0.75)}
-    dice = {"n": 14, "n_groups": 14, "dice": 0.9451, "iou": 0.9, "dice_mean": 0.94, "ci95": {"dice": [0.93, 0.96]}}
-    given = report(
-        metrics={"splits": {"test": test, "val": {"global": scores(value=0.5)}}, "segmentation": {"test": dice}}
-    )
+    dice = {
+        "split": "test",
+        "n": 14,
+        "n_groups": 14,
+        "dice": 0.9451,
+        "iou": 0.9,
+        "dice_mean": 0.94,
+        "ci95": {"dice": [0.93, 0.96]},
+    }
+    given = report(metrics={"splits": {"test": test, "val": {"global": scores(value=0.5)}}, "segmentation": dice})
     text = page_of(tmp_path, given).section("headline")
     assert text.count("0.875") == 4
     assert text.count("0.800\N{EN DASH}0.925") == 4
@@ -178,6 +184,52 @@ def test_headline_figures_with_their_intervals(tmp_path):
     assert "14 images, 14 groups" in text
     assert "20 Anemic images" in text
     assert "0.500" not in text
+
+
+def test_masks_stand_with_their_own_split(tmp_path):
+    dice = {"split": "test", "n": 14, "n_groups": 13, "dice": 0.9451, "iou": 0.9, "dice_mean": 0.94}
+    dice["ci95"] = {"dice": [0.93, 0.96], "iou": None, "dice_mean": [0.92, 0.95]}
+    page = page_of(tmp_path, report(metrics={"splits": {"val": {"global": scores()}}, "segmentation": dice}))
+    assert "Mask Dice" not in page.section("headline")
+    row = next(element[2] for element in page.all("tr") if "0.945" in element[2])
+    assert row == "Test14130.9450.930\N{EN DASH}0.9600.9000.9400.920\N{EN DASH}0.950"
+    assert not page_of(tmp_path, report(metrics={"segmentation": None})).all("section", id="segmentation")
+
+
+def test_a_tier_that_never_opened_is_told_from_one_that_was_not_evaluated(tmp_path):
+    judged = {"tier1": scores(), "tier2": None, "tier3": None, "global": scores()}
+    tiers = {"tier1": {"how": "not opened", "epoch": None}, "tier2": {"how": "not opened", "epoch": None}}
+    rows = [image_row("x.png", label_true=1, prob={"tier1": 0.75, "global": 0.75})]
+    given = report(images=rows, metrics={"splits": {"test": judged, "train": judged}, "tiers_opened": tiers})
+    page = page_of(tmp_path, given)
+    drawn = [element[2] for element in page.all("text")]
+    assert (drawn.count("not opened"), drawn.count("not evaluated")) == (4, 4)
+    told = [element[2] for element in page.all("tr") if element[2].endswith("not opened")]
+    assert told == ["Tier-IInot opened", "Tier-IIInot opened"] * 2
+    assert [e[2] for e in page.all("li") if e[2].endswith("not opened")] == ["Tier-IInot opened", "Tier-IIInot opened"]
+    content = json.loads(page.all("script", id="image-rows")[0][2])
+    assert content["missing"] == ["not evaluated", "not opened", "not opened", "not evaluated"]
+    assert page.rows()[0][5] == [0.75, None, None, 0.75]
+    assert "the tiers that had opened (Tier-II and Tier-III had not)" in page.section("headline")
+    notice = "saved before it opened or was forced, so Tier-II and Tier-III were not trained."
+    assert notice in page.text
+    assert page.text.count("gate did not open") == 1
+    assert "None" not in page.text
+
+
+def test_the_facts_name_the_epoch_of_the_weights(tmp_path):
+    metrics = {"provenance": {"weights": {"file": "w.safetensors", "epoch": 47, "started_from": "scratch"}}}
+    page = page_of(tmp_path, report(metrics=metrics))
+    assert "Epoch 47" in page.all("ul", **{"class": "facts"})[0][2]
+    assert "w.safetensors" in page.section("provenance")
+
+
+def test_the_footer_links_the_files_that_are_there(tmp_path):
+    for name in ("predictions.csv", "predictions_val.csv", "metrics.json", "split.csv"):
+        (tmp_path / name).write_text("x")
+    page = page_of(tmp_path, report())
+    linked = [e[1]["href"] for e in page.all("a") if not e[1]["href"].startswith("#") and "." in e[2]]
+    assert linked == ["./predictions.csv", "./predictions_val.csv", "./metrics.json"]
 
 
 @pytest.mark.parametrize(
@@ -196,15 +248,15 @@ def test_notices(tmp_path):
     assert "Research use only." in quiet.text
     for words in ("SYNTHETIC", "True masks", "not disjoint", "No test split", "forced"):
         assert words not in quiet.text
-    rows = [image_row("a", group="p1"), image_row("b", group="p1", split="train")]
     metrics = {
-        "splits": {"val": {"global": scores()}}, "provenance": {"synthetic": True, "binary_from": "gt"},
+        "splits": {"val": {"global": scores()}},
+        "provenance": {"synthetic": True, "binary_from": "gt", "group_overlap": ["p1", "p2"]},
         "tiers_opened": {"tier2": {"how": "forced"}, "tier3": {"how": "not opened"}},
     }  # fmt: skip
-    loud = page_of(tmp_path, report(images=rows, metrics=metrics, warnings=["three files were unreadable"]))
+    loud = page_of(tmp_path, report(metrics=metrics, warnings=["three files were unreadable"]))
     for words in (
-        "SYNTHETIC DATA.", "True masks were used.", "The splits are not disjoint.", "first: p1", "No test split.",
-        "Tier-II was forced.", "Tier-III's gate did not open.", "three files were unreadable",
+        "SYNTHETIC DATA.", "True masks were used.", "The splits are not disjoint.", "2 groups have", "first: p1",
+        "No test split.", "Tier-II was forced.", "Tier-III's gate did not open.", "three files were unreadable",
     ):  # fmt: skip
         assert words in loud.text
 
@@ -278,7 +330,7 @@ def test_confusion_grid_counts_and_percentages():
         {"test": {"tier2": {**scores(), "confusion_matrix": [[3, 1], [0, 0]]}}, "val": {"global": None}}
     )
     words = [node.text for node in ElementTree.fromstring(drawn).iter("{http://www.w3.org/2000/svg}text")]
-    assert words.count("not evaluated") == 11
+    assert (words.count("not evaluated"), words.count("not opened")) == (10, 1)
     assert words.count("75.0%") == words.count("25.0%") == 1
     assert words.count("no images") == 2
     assert "accuracy 0.875" in words

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import hashlib
 import json
 import os
 from pathlib import Path, PurePosixPath
@@ -15,11 +16,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from util.errors import UserError
-from util.results import PREDICTION_COLUMNS, atomic_write, output_stems, save_mask, write_json, write_predictions
+from util.files import atomic_write
+from util.results import PREDICTION_COLUMNS, output_stems, save_mask, write_json, write_predictions
 
 HOSTILE = [
     "<script>alert(1)</script>.png", '=SUM(A1)";.png', "a,b\nc\r.png", "100%.png", "تجربة/שלום.png", "日本.png",
-    "\u202egnp.x", "@cmd", " space ", "\udcff\udcfe.png", "-1+1", "'quoted'",
+    "\u202egnp.x", "@cmd", " space ", "\udcff\udcfe.png", "-1+1", "'quoted'", "a\rb.png", "a\r\nb.png",
+    "a\nb.png",
 ]  # fmt: skip
 
 
@@ -98,6 +101,27 @@ def test_stems_that_share_folder_extension_or_case():
     assert stems == output_stems(names[::-1])  # the order of images does not matter
 
 
+@pytest.mark.parametrize("letter", ["a", "é", "日", "🔬", "\udcff"])
+def test_long_names_leave_room_for_every_ending(tmp_path, letter):
+    """Names as long as a file system allows (255 bytes), and two that differ only after the cut."""
+    size = len(letter.encode("utf-8", "surrogateescape"))
+    long = letter * (250 // size)
+    names = [f"{long}.png", f"{long[:-1]}x.png", f"{long}/1.png", f"{long}/{long}.png", f"{long}/{long}.jpg", "1.png"]
+    names += [f"{long}/2.png", "2.png", f"A{long[1:]}.png", f"b{long[1:]}.png"]
+    stems = output_stems(names)
+    assert len(set(stems.values())) == len(names)
+    for stem in stems.values():
+        assert all(len(os.fsencode(part)) <= 200 + 1 + 8 for part in PurePosixPath(stem).parts)
+        atomic_write(tmp_path / f"images/{stem}_predicted.jpg", b"", make_parents=True)
+    assert sum(path.is_file() for path in tmp_path.rglob("*")) == len(names)
+    assert stems == output_stems(names[::-1])
+    assert PurePosixPath(stems[names[2]]).parent == PurePosixPath(stems[f"{long}/2.png"]).parent != PurePosixPath()
+    mark = hashlib.sha256(names[0].encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    assert stems[names[0]] == f"{letter * (200 // size)}-{mark}"
+    fits = letter * (200 // size)
+    assert output_stems([f"{fits}.png"]) == {f"{fits}.png": fits}
+
+
 def test_no_file_stands_where_another_needs_a_folder():
     stems = output_stems(["1.png/x.png", "2/x.png", "1.jpg"])
     files = {f"{stem}.png".casefold() for stem in stems.values()}
@@ -153,8 +177,27 @@ def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):
     assert path.read_text() == "old"
 
 
+@pytest.mark.parametrize(("umask", "mode"), [(0o077, 0o600), (0o022, 0o644), (0o002, 0o664)])
+def test_files_have_the_permissions_of_any_new_file(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        atomic_write(tmp_path / "x", "secret")
+        write_json(tmp_path / "deep" / "x.json", {})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "x").stat().st_mode & 0o777 == mode
+    assert (tmp_path / "deep" / "x.json").stat().st_mode & 0o777 == mode
+
+
+def test_a_missing_folder_is_made_only_where_asked(tmp_path):
+    with pytest.raises(UserError, match="cannot write"):
+        atomic_write(tmp_path / "a" / "b.txt", "x")
+    atomic_write(tmp_path / "a" / "b.txt", "\udcff", make_parents=True)
+    assert (tmp_path / "a" / "b.txt").read_bytes() == b"\xff"
+
+
 def test_a_file_where_a_folder_must_be_is_a_user_error(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="cannot write") as caught:
-        atomic_write(tmp_path / "file" / "a.txt", "x")
-    assert caught.value.remedy
+        write_json(tmp_path / "file" / "a.json", {})
+    assert "a file stands where a folder is needed" in caught.value.remedy

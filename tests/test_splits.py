@@ -19,13 +19,17 @@ from data.records import ANEMIC, HEALTHY, SmearRecord
 from data.splits import (
     EXCLUDED,
     SIDES,
+    Placement,
     SplitRow,
     assign,
+    check_groups,
     content_digests,
     exclusions,
     group_ids,
     make_split,
+    place,
     read_split,
+    rows_digest,
     write_split,
 )
 from util.errors import UserError
@@ -231,7 +235,7 @@ def test_equal_names_are_refused():
 
 # split file
 
-NAMES = st.text(st.characters(exclude_characters="\0"), min_size=1, max_size=20)
+NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0") | st.just("\udcff"), min_size=1, max_size=20)
 
 
 @settings(max_examples=100, deadline=None)
@@ -255,7 +259,7 @@ def test_write_is_atomic_and_makes_its_folder(tmp_path, monkeypatch):
     rows = make_split(*singles(30))
     write_split(path, rows)
     with path.open(newline="") as stream:
-        assert next(csv.reader(stream)) == ["image", "label", "group", "content", "split", "reason"]
+        assert next(csv.reader(stream)) == HEADER.strip().split(",")
     assert read_split(path) == rows
     before = path.read_bytes()
 
@@ -276,7 +280,36 @@ def test_write_refuses_rows_that_leak(tmp_path):
     assert not (tmp_path / "split.csv").exists()
 
 
-HEADER = "image,label,group,content,split,reason\n"
+OLD_HEADER = "image,label,group,content,split,reason"
+HEADER = f"{OLD_HEADER},parent,cbc,mask\n"
+
+
+def test_parent_report_and_mask_are_recorded(tmp_path):
+    (tmp_path / "r").write_text("HGB 9.1")
+    found = [
+        dataclasses.replace(record("a", HEALTHY, "P", tmp_path / "r"), mask=tmp_path / "m"),
+        *(record(name, HEALTHY) for name in "bcd"),
+    ]
+    rows = make_split(found, list("1234"))
+    write_split(tmp_path / "split.csv", rows)
+    assert read_split(tmp_path / "split.csv") == rows
+    assert [(row.parent, len(row.cbc), row.mask) for row in rows[:2]] == [("P", 64, True), ("b", 0, False)]
+    with (tmp_path / "split.csv").open(newline="") as stream:
+        assert [line[-1] for line in csv.reader(stream)] == ["mask", "1", "0", "0", "0"]
+
+
+def test_a_digest_holds_every_field_and_the_order(tmp_path):
+    rows = [
+        SplitRow("a\udcff", 0, "g", "1", "train", "", "p", "c", True),
+        SplitRow("b", None, "h", "2", EXCLUDED, "duplicate of a"),
+    ]
+    write_split(tmp_path / "split.csv", rows)
+    digest = rows_digest(rows)
+    assert rows_digest(read_split(tmp_path / "split.csv")) == digest
+    others = {"image": "z", "label": 1, "group": "z", "content": "z", "split": "val", "reason": "z", "parent": "z"}
+    for name, value in (others | {"cbc": "z", "mask": False}).items():
+        assert rows_digest([dataclasses.replace(rows[0], **{name: value}), rows[1]]) != digest
+    assert rows_digest(rows[::-1]) != digest
 
 
 @pytest.mark.parametrize(
@@ -285,14 +318,21 @@ HEADER = "image,label,group,content,split,reason\n"
         ("", ["no split file"]),
         ("image,split\na,train\n", ["no split file", "image,split"]),
         (HEADER, ["empty"]),
-        (HEADER + "a,0,g,1,training,\n", ["line 2", "training"]),
-        (HEADER + "a,Healthy,g,1,train,\n", ["line 2", "Healthy"]),
-        (HEADER + "a,0,g,1,train\n", ["line 2"]),
-        (HEADER + ",0,g,1,train,\n", ["line 2"]),
-        (HEADER + 'a,0,g,1,"train,\n', ["cannot be read"]),
-        (HEADER + "a,0,g,1,train,\na,0,h,2,train,\n", ["listed twice", "'a'"]),
-        (HEADER + "a,0,g,1,train,\nb,0,g,2,train,\nc,0,g,3,val,\n", ["one group", "'a' in train", "'c' in val"]),
-        (HEADER + "a,0,g,1,train,\nb,0,h,1,test,\n", ["one content", "'a' in train", "'b' in test"]),
+        (f"{OLD_HEADER}\na,0,g,1,train,\n", ["older split file, without parent, cbc, mask", "draw it again"]),
+        (HEADER + "a,0,g,1,training,,,,0\n", ["line 2", "training"]),
+        (HEADER + "a,Healthy,g,1,train,,,,0\n", ["line 2", "Healthy"]),
+        (HEADER + "a,0,g,1,train,,,,yes\n", ["line 2", "yes"]),
+        (HEADER + "a,0,g,1,train,,,\n", ["line 2"]),
+        (HEADER + ",0,g,1,train,,,,0\n", ["line 2"]),
+        (HEADER + 'a,0,g,1,"train,,,,0\n', ["cannot be read"]),
+        (HEADER + "a,0,g,1,train,,,,0\na,0,h,2,train,,,,0\n", ["listed twice", "'a'"]),
+        (
+            HEADER + "a,0,g,1,train,,,,0\nb,0,g,2,train,,,,0\nc,0,g,3,val,,,,0\n",
+            ["one group", "'a' in train", "'c' in val"],
+        ),
+        (HEADER + "a,0,g,1,train,,,,0\nb,0,h,1,test,,,,0\n", ["one content", "'a' in train", "'b' in test"]),
+        (HEADER + "a,0,g,1,train,,p,,0\nb,0,h,2,test,,p,,0\n", ["one parent", "'a' in train", "'b' in test"]),
+        (HEADER + "a,0,g,1,train,,,c,0\nb,0,h,2,test,,,c,0\n", ["one blood count", "'a' in train", "'b' in test"]),
     ],
 )
 def test_bad_split_file_is_refused(tmp_path, text, words):
@@ -314,6 +354,14 @@ def test_excluded_rows_stand_on_no_side(tmp_path):
     assert read_split(tmp_path / "split.csv") == rows
 
 
+# recorded splits
+
+
+def report(folder: Path, name: str, text: str) -> Path:
+    (folder / name).write_text(text)
+    return folder / name
+
+
 def test_assign_follows_name_and_content_then_content_then_test():
     rows = [
         SplitRow("a", 0, "g1", "1", "train"),
@@ -324,16 +372,74 @@ def test_assign_follows_name_and_content_then_content_then_test():
     found = {
         ("a", "1"): "train",
         ("a copy", "1"): EXCLUDED,
-        ("a renamed", "1"): "train",
-        ("b", "2"): "val",
-        ("b", "1"): "train",  # the name of one, the pixels of the other: the pixels decide
-        ("a", "9"): "test",
+        ("a renamed", "1"): EXCLUDED,  # a itself is judged
+        ("b renamed", "2"): "val",
+        ("b renamed too", "2"): EXCLUDED,
         ("new", "8"): "test",
         ("x", "3"): EXCLUDED,
-        ("x renamed", "3"): "test",
+        ("x renamed", "3"): EXCLUDED,
     }
     records = [record(name) for name, _ in found]
     assert assign(records, [digest for _, digest in found], rows) == list(found.values())
+    assert assign(records[::-1], [digest for _, digest in found][::-1], rows) == list(found.values())[::-1]
+    # A split that kept equal files lets as many of them be judged.
+    kept = [SplitRow(name, 0, "g", "1", "val") for name in "ab"]
+    assert assign([record(name) for name in ("a", "y", "z")], ["1"] * 3, kept) == ["val", "val", EXCLUDED]
+
+
+def test_new_images_of_a_recorded_group_stand_with_it(tmp_path):
+    trained = report(tmp_path, "trained", "HGB 9.1")
+    held_out = report(tmp_path, "held out", "HGB 12.5")
+    old = [record("001_a", ANEMIC, "001_a", trained), record("002_a", ANEMIC, "002_a", held_out), record("plain")]
+    rows = [
+        dataclasses.replace(row, split=split)
+        for row, split in zip(make_split(old, list("123"), fractions=(1, 0, 0)), ("train", "val", "test"), strict=True)
+    ]
+    cases = {
+        ("0001_05_a", "tile", "001_a", None): ("train", "001_a"),
+        ("0002_05_a", "tile 2", "002_a", held_out): ("val", "002_a"),
+        ("001_a", "a pixel changed", "001_a", trained): ("train", "001_a"),
+        ("rotated", "r", "", trained): ("train", "001_a"),
+        ("plain", "a pixel changed", "", None): ("test", "plain"),
+        ("bridge", "2", "", trained): ("train", "001_a"),  # pixels of val, blood count of train
+    }
+    for (name, digest, parent, cbc), expected in cases.items():
+        assert place([record(name, None, parent, cbc)], [digest], rows) == [Placement(*expected)]
+    chain = [record("tile", None, "sheet"), record("sheet", None, "sheet", trained), record("alone")]
+    assert assign(chain, ["7", "8", "9"], rows) == ["train", "train", "test"]
+
+
+def test_equal_names_with_other_blood_counts_are_other_smears(tmp_path):
+    cbc, other = report(tmp_path, "one", "HGB 9.1"), report(tmp_path, "other", "HGB 12.5")
+    rows = make_split([record("001_a", ANEMIC, "001_a", cbc)], ["1"], fractions=(1, 0, 0))
+    assert place([record("001_a", ANEMIC, "001_a", other)], ["2"], rows) == [Placement("test", "001_a (new)")]
+
+
+def test_a_set_of_which_all_was_left_out_was_not_learned_from():
+    rows = [
+        SplitRow("a", 0, "g", "1", EXCLUDED, "stands in both classes", "p"),
+        SplitRow("b", 0, "h", "2", "train", "", "q"),
+    ]
+    assert place([record("tile", 0, "p")], ["9"], rows) == [Placement("test", "g")]
+    same_group = [rows[0], dataclasses.replace(rows[1], group="g")]
+    assert place([record("tile", 0, "p")], ["9"], same_group) == [Placement("train", "g")]
+
+
+def test_groups_are_computed_anew(tmp_path):
+    cbc = report(tmp_path, "one", "HGB 9.1")
+    records = [record("a", 0, "p"), record("b", 0, "p"), record("c", 0, "", cbc), record("d", 0, "", cbc)]
+    digests = list("1234")
+    honest = [SplitRow(r.name, 0, r.name, d, "train") for r, d in zip(records, digests, strict=True)]
+    check_groups(records, digests, honest, "split.csv")
+    for index, names in ((1, "'a' in train, 'b' in test"), (3, "'c' in train, 'd' in test")):
+        parted = [dataclasses.replace(row, split="test") if i == index else row for i, row in enumerate(honest)]
+        with pytest.raises(UserError, match="split.csv: the split leaks") as caught:
+            check_groups(records, digests, parted, "split.csv")
+        assert caught.value.found == names
+        left_out = [dataclasses.replace(row, split=EXCLUDED) if i == index else row for i, row in enumerate(honest)]
+        check_groups(records, digests, left_out, "split.csv")
+        other = [digest + "x" if i == index else digest for i, digest in enumerate(digests)]
+        check_groups(records, other, parted, "split.csv")  # not a recorded image any more
 
 
 # real data
@@ -361,7 +467,16 @@ def test_real_smears_have_the_known_duplicates_and_split_evenly(shared_data):
     for key in (lambda row: row.group, lambda row: row.content, lambda row: reports[row.image]):
         assert all(len(sides) == 1 for sides in sides_by(rows, key).values())
     assert assign(records, digests, rows) == [row.split for row in rows]
+    check_groups(records, digests, rows, "the split")
     renamed = [dataclasses.replace(record, name=f"other/{record.name}") for record in records]
-    moved = assign(renamed, digests, rows)
-    pairs = zip(moved, rows, strict=True)
-    assert all(side == row.split for side, row in pairs if row.split != EXCLUDED)
+    assert assign(renamed, digests, rows) == [row.split for row in rows]
+    changed = [f"{digest} with a pixel changed" for digest in digests]
+    side_of = {row.group: row.split for row in rows if row.split != EXCLUDED}
+    assert assign(records, changed, rows) == [side_of.get(row.group, "test") for row in rows]
+    tiled = read_dataroot(shared_data / "anerbc_1224x960")
+    side_of_parent = {row.parent: side_of.get(row.group, "test") for row in rows}
+    placed = assign(tiled, [f"of {record.name}" for record in tiled], rows)
+    known = [
+        (side, record.parent) for side, record in zip(placed, tiled, strict=True) if record.parent in side_of_parent
+    ]
+    assert known and all(side == side_of_parent[parent] for side, parent in known)

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from models.gate import Gate, GateSettings
-from models.inference import crop_offsets, predict
+from models.inference import crop_offsets, predict, see_all, see_none
 from models.network import Architecture, ThreeTierDCFNet
 from models.session import TrainingSession
-from models.trainer import LOSS_KEYS, Trainer, TrainerSettings, learning_rate_factor
-from util.checkpoint import load_checkpoint
+from models.trainer import LARGEST_GRADIENT, LOSS_KEYS, Trainer, TrainerSettings, learning_rate_factor
+from util.checkpoint import load_checkpoint, save_checkpoint
 from util.errors import UserError
 from util.runlog import RunFolder
 
@@ -284,7 +284,7 @@ def test_larger_images_are_covered_by_crops_and_averaged():
     network = ThreeTierDCFNet(Architecture("small", SIZE, 0.0)).eval()
     torch.nn.init.normal_(network.tiers[0].head.weight)
     batches = Batches(count=2, size=96)
-    whole = next(iter(predict(network, batches, torch.device("cpu"), use_stand_in=False)))
+    whole = next(iter(predict(network, batches, torch.device("cpu"), see_none)))
     assert whole.mask_probability.shape == (2, 1, 96, 96)
     corners = []
     for top in (0, 32):
@@ -304,16 +304,104 @@ def test_larger_images_are_covered_by_crops_and_averaged():
     torch.testing.assert_close(whole.mask_probability[..., 40, 40], middle.mean(0))
 
 
-@pytest.mark.parametrize(("see_true", "stand_in"), [(False, False), (False, True), (True, False)])
-def test_what_the_binary_stream_sees_at_test(see_true, stand_in):
-    network = ThreeTierDCFNet(Architecture("small", SIZE, 0.0))
+@pytest.mark.parametrize(
+    ("see", "paired_given", "unpaired_given"),
+    [(see_none, False, False), (see_all, True, True), ("stand-ins", False, True), ("no stand-ins", False, False)],
+)
+def test_what_the_binary_stream_sees_outside_training(see, paired_given, unpaired_given):
+    trainer = make_trainer(all_masks=False, unpaired_binary="otsu" if see == "stand-ins" else "predicted")
     batches = Batches(paired=[True] * 4 + [False] * 4, batch=8)
     seen = []
-    network.tiers[0].binary.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    next(iter(predict(network, batches, torch.device("cpu"), use_stand_in=stand_in, see_true=see_true)))
+    trainer.network.tiers[0].binary.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    choice = see if callable(see) else trainer.see_given
+    next(iter(predict(trainer.network, batches, torch.device("cpu"), choice)))
     mask = torch.nn.functional.pixel_shuffle(seen[0], 2)
-    assert torch.equal(mask[:4], batches.mask[:4]) == see_true, "a true mask is seen only if that was asked for"
-    assert torch.equal(mask[4:], batches.mask[4:]) == (see_true or stand_in)
+    assert torch.equal(mask[:4], batches.mask[:4]) == paired_given
+    assert torch.equal(mask[4:], batches.mask[4:]) == unpaired_given
+
+
+def test_mask_terms_are_means_over_the_images_that_have_a_mask():
+    def logged(paired):
+        trainer = make_trainer(all_masks=all(paired), **only(lambda_class=1.0))
+        return trainer.train_epoch(Batches(paired=paired, batch=8), 0)["loss_L1"]
+
+    alone = Batches(batch=8)
+    trainer = make_trainer()
+    trainer.network.train()
+    output = trainer.network(alone.rgb, alone.mask, torch.zeros(8, dtype=torch.bool))
+    expected = (output.mask_probability[:2] - alone.mask[:2]).abs().mean().item()
+    assert logged([True] * 2 + [False] * 6) == pytest.approx(expected, rel=1e-3)
+
+
+def test_gradients_are_clipped(monkeypatch):
+    calls = []
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda parameters, limit: calls.append(limit))
+    make_trainer().train_epoch(Batches(), 0)
+    assert calls == [LARGEST_GRADIENT] * 2
+
+
+def test_a_resumed_run_takes_the_rates_it_is_now_given(tmp_path):
+    run(session(tmp_path), stop_after=1)
+    again = session(tmp_path, lr=3e-3, weight_decay=0.5)
+    again.resume()
+    again.trainer.set_learning_rate(1)
+    assert [g["weight_decay"] for g in again.trainer.optimizer.param_groups] == [0.5, 0.0]
+    assert {g["lr"] for g in again.trainer.optimizer.param_groups} == {3e-3}
+
+
+def test_a_verdict_that_is_not_finite_is_not_saved(tmp_path):
+    one = session(tmp_path)
+    run(one, stop_after=1)
+    before = {path.name: path.read_bytes() for path in one.folder.folder.iterdir()}
+    bad = Batches()
+    bad.rgb[0] = math.nan
+    with pytest.raises(UserError, match="training diverged in epoch 2: a verdict") as error:
+        one.run_epoch(1, Batches(), bad)
+    assert "--continue_train with a lower --lr" in str(error.value)
+    assert {path.name: path.read_bytes() for path in one.folder.folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("damage", ["weights", "no gate", "no best"])
+def test_a_state_of_another_kind_is_refused(tmp_path, damage):
+    one = session(tmp_path)
+    run(one, stop_after=1)
+    if damage == "weights":
+        one.folder.state.write_bytes(one.folder.weights("latest").read_bytes())
+    else:
+        content = load_checkpoint(one.folder.state)
+        content.pop(damage.split()[1])
+        save_checkpoint(one.folder.state, content)
+    with pytest.raises(UserError, match="is no state to go on from"):
+        session(tmp_path).resume()
+
+
+def test_a_run_ends_when_all_gates_are_open_if_that_was_asked(tmp_path):
+    one = session(tmp_path, epochs=9, thresholds=(0.0, 0.0, 0.0))
+    one.stop_when_open = True
+    run(one)
+    assert one.done == 3 and one.gate.all_open
+    assert one.folder.finished.exists()
+    other = session(tmp_path / "other", epochs=5, thresholds=(0.0, 0.0, 0.0))
+    run(other)
+    assert other.done == 5
+
+
+def test_numbered_weights_are_kept_when_asked(tmp_path):
+    one = session(tmp_path)
+    one.save_every = 2
+    run(one)
+    kept = sorted(path.name.split("_")[0] for path in one.folder.folder.glob("*_net_*"))
+    assert kept == ["2", "4", "best", "latest"]
+
+
+def test_continuing_a_finished_run_keeps_what_it_said(tmp_path):
+    one = session(tmp_path)
+    run(one)
+    before = one.folder.finished.read_bytes()
+    again = session(tmp_path)
+    again.resume()
+    run(again)
+    assert one.folder.finished.read_bytes() == before
 
 
 def session(tmp_path, epochs=4, thresholds=(0.0, 0.0, 2.0), save_seconds=0.0, **changes):

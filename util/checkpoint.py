@@ -104,6 +104,7 @@ def load_weights(module: torch.nn.Module, weights: Mapping[str, Tensor], source:
         UserError: naming the first differences, as for a checkpoint of another architecture.
     """
     own = module.state_dict()
+    weights = {key: value for key, value in weights.items() if isinstance(value, Tensor)}
     wrong = [f"missing {key}" for key in own if key not in weights]
     wrong += [f"unknown {key}" for key in weights if key not in own]
     wrong += [

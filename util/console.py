@@ -36,11 +36,9 @@ def epoch_line(record: Mapping[str, Any], epochs: int) -> str:
 
 def gate_line(row: Mapping[str, Any]) -> str:
     """One gate decision and why."""
-    decision = str(row["decision"])
-    passed_before = decision == "stay" and str(row["reason"]).startswith("its gate is open")
-    word = "is open" if passed_before else _DECISIONS[decision]
-    tier = ROMAN[f"tier{row['tier']}"]
-    return f"    gate {tier} {word}: {row['reason']}"
+    decision, reason, tier = str(row["decision"]), str(row["reason"]), ROMAN[f"tier{row['tier']}"]
+    passed_before = decision == "stay" and reason.startswith("its gate ")
+    return f"    gate {tier}: {reason}" if passed_before else f"    gate {tier} {_DECISIONS[decision]}: {reason}"
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ HEADS = {"tier1": "Tier-I", "tier2": "Tier-II", "tier3": "Tier-III", "global": "
 SPLITS = {"train": "Training", "val": "Validation", "test": "Test"}
 CLASSES = ("Healthy", "Anemic")
 EM_DASH = "\N{EM DASH}"
+NOT_OPENED, NOT_EVALUATED = "not opened", "not evaluated"
 # control characters, halves of surrogate pairs, and the marks that turn the reading direction round unseen
 UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 
@@ -126,10 +127,11 @@ def confusion_grid(splits: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str
     """The published figure's grid: training, validation, test by Tier-I, Tier-II, Tier-III, Global.
 
     Each panel is a 2 x 2 matrix (rows: true class, columns: called class) with counts and the percentage of the row,
-    under the accuracy with its interval. What was not evaluated is drawn as such.
+    under the accuracy with its interval. What was not evaluated, and a tier that never opened, is drawn as such.
 
     Args:
-        splits: ``metrics.json``'s ``splits``: split to head to ``classification_metrics``'s dict; any may be missing.
+        splits: ``metrics.json``'s ``splits``: split to head to ``classification_metrics``'s dict; any may be missing,
+            and a tier that the tested weights had not opened is None.
 
     Returns:
         the SVG text.
@@ -145,9 +147,14 @@ def confusion_grid(splits: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str
         drawing.line(0.0, top, width, top)
         drawing.text(4.0, top + 26, title, "head")
         for column, head in enumerate(HEADS):
-            scores = (splits.get(split) or {}).get(head) or {}
-            _confusion_panel(drawing, MARGIN_LEFT + column * PANEL_WIDTH, top + 8, scores)
+            _confusion_panel(drawing, MARGIN_LEFT + column * PANEL_WIDTH, top + 8, splits.get(split), head)
     return drawing.render()
+
+
+def missing_word(scores_by_head: Mapping[str, Any] | None, head: str) -> str:
+    """Why a head of a split has no figures: a head that is there without any belongs to a tier that never opened."""
+    by_head = scores_by_head or {}
+    return NOT_OPENED if head in by_head and by_head[head] is None else NOT_EVALUATED
 
 
 def _grid_description(splits: Mapping[str, Any], rows: Mapping[str, str]) -> str:
@@ -158,7 +165,8 @@ def _grid_description(splits: Mapping[str, Any], rows: Mapping[str, str]) -> str
             scores = (splits.get(split) or {}).get(head) or {}
             accuracy = three_decimals(scores.get("accuracy"))
             known = f"accuracy {accuracy}, confusion matrix {scores.get('confusion_matrix')}"
-            sentences.append(f"{title}, {name}: {known if _matrix(scores) else 'not evaluated'}.")
+            said = known if _matrix(scores) else missing_word(splits.get(split), head)
+            sentences.append(f"{title}, {name}: {said}.")
     return " ".join(sentences)
 
 
@@ -168,11 +176,14 @@ def _matrix(scores: Mapping[str, Any]) -> list[list[int]] | None:
     return matrix if matrix and sum(map(sum, matrix)) else None
 
 
-def _confusion_panel(drawing: Drawing, left: float, top: float, scores: Mapping[str, Any]) -> None:
+def _confusion_panel(
+    drawing: Drawing, left: float, top: float, by_head: Mapping[str, Mapping[str, Any]] | None, head: str
+) -> None:
+    scores = (by_head or {}).get(head) or {}
     matrix, x, y = _matrix(scores), left + 56, top + 54
     if matrix is None:
         drawing.add("rect", x=x, y=y, width=2 * CELL_WIDTH, height=2 * CELL_HEIGHT, rx=8.0, cls="none")
-        drawing.text(x + CELL_WIDTH, y + CELL_HEIGHT + 4, "not evaluated", "mid soft")
+        drawing.text(x + CELL_WIDTH, y + CELL_HEIGHT + 4, missing_word(by_head, head), "mid soft")
         return
     interval = interval_text((scores.get("ci95") or {}).get("accuracy"))
     drawing.text(x + CELL_WIDTH, top + 13, f"accuracy {three_decimals(scores.get('accuracy'))}", "mid bold")

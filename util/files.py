@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import tempfile
 from pathlib import Path
 
@@ -42,25 +43,36 @@ def make_folder(path: Path) -> Path:
     return path
 
 
-def atomic_write(path: Path, content: str | bytes) -> None:
+def atomic_write(path: Path, content: str | bytes, *, make_parents: bool = False) -> None:
     """Write a whole file or leave the old one: temporary file in the same folder, fsync, replace.
+
+    The file's permissions are those of any new file under the process's umask.
+
+    Args:
+        path: the file to write or replace.
+        content: what it shall hold; text is UTF-8, bytes of a file name that were not UTF-8 go back as they came.
+        make_parents: make missing parent folders instead of refusing.
 
     Raises:
         UserError: the folder cannot be written or the disk is full; the old file is untouched.
     """
-    data = content.encode("utf-8") if isinstance(content, str) else content
-    temporary = ""
+    data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
+    temporary = path.parent / f".{path.name[:40]}.{secrets.token_hex(8)}"
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
+        if make_parents:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        _write_new(temporary, data)
         os.replace(temporary, path)  # noqa: PTH105 - the plain call is the atomic one on every system
     except OSError as error:
         raise unwritable(path, error) from None
     finally:
-        if temporary:
-            with contextlib.suppress(OSError):
-                Path(temporary).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _write_new(path: Path, data: bytes) -> None:
+    """Write a file that must not be there yet and wait until the disk has it."""
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import re
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,15 +22,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from util import figures
-from util.figures import CLASSES, EM_DASH, HEADS, SPLITS, gate_entry, interval_text, is_number, three_decimals
+from util.figures import (
+    CLASSES,
+    EM_DASH,
+    HEADS,
+    NOT_EVALUATED,
+    NOT_OPENED,
+    SPLITS,
+    gate_entry,
+    interval_text,
+    is_number,
+    three_decimals,
+)
+from util.files import atomic_write
 from util.metrics import THRESHOLD
-from util.results import atomic_write, encoded_image
+from util.results import encoded_image
 
 PER_PAGE = 50
 FEWEST_IMAGES, FEWEST_GROUPS = 30, 10  # below them no claim about accuracy is made
 THUMBNAIL_SIZE = 480
 PREDICTED_COLOUR, TRUE_COLOUR = (230, 159, 0), (0, 114, 178)  # Okabe and Ito's orange and blue: light beside dark
-FILES = ("metrics.json", "predictions.csv", "cells.csv", "split.csv", "gate_log.csv", "options.json")
+FILES = ("predictions.csv", "predictions_train.csv", "predictions_val.csv", "metrics.json")
 ROW_COLUMNS = (
     "name", "split", "group", "label_true", "label_pred", "prob", "dice",
     "smear", "true_mask", "predicted_mask", "overlay",
@@ -62,7 +73,7 @@ class ImageRow:
         group: patient or parent image.
         label_true: 0 Healthy, 1 Anemic, None where unknown.
         label_pred: what Global called it.
-        prob: probability of Anemic by ``tier1``, ``tier2``, ``tier3``, ``global``; a missing tier was not evaluated.
+        prob: probability of Anemic by ``tier1``, ``tier2``, ``tier3``, ``global``; a missing tier never opened.
         dice: Dice of the predicted mask, or None.
         smear: path of the picture relative to the results folder, as are the next three.
         true_mask: or None where there is none.
@@ -89,7 +100,8 @@ class Report:
 
     Attributes:
         title: name of the run.
-        metrics: the whole of ``metrics.json``; absent parts are left out of the page or shown as not evaluated.
+        metrics: the whole of ``metrics.json``; absent parts are left out of the page or shown as not evaluated, tiers
+            that are None as not opened.
         images: one row per image.
         gate_log: the gate's decisions, see ``util.figures.gate_entry``.
         history: one dict per epoch, see ``util.figures.training_curves``.
@@ -140,10 +152,10 @@ def write_report(folder: Path, report: Report) -> Path:
         main.add(tags.section(tags.h2(section.title), *content, id=section.key))
     page.body.add(_footer(folder))
     if report.images:
-        page.body.add(tags.script(raw(_rows_json(report.images)), type="application/json", id="image-rows"))
+        page.body.add(tags.script(raw(_rows_json(report)), type="application/json", id="image-rows"))
         page.body.add(tags.script(raw(script)))
     path = folder / "index.html"
-    atomic_write(path, page.render(pretty=False))
+    atomic_write(path, page.render(pretty=False), make_parents=True)
     return path
 
 
@@ -168,16 +180,17 @@ def link_to(path: str) -> str:
     return "./" + quote(os.fsencode(path.lstrip("/")), safe="/")
 
 
-def _rows_json(images: Sequence[ImageRow]) -> str:
+def _rows_json(report: Report) -> str:
     """The rows as JSON that can stand inside ``<script>``: nothing in it can end the element or start a comment."""
     rows = [
         [printable(row.name), printable(row.split), printable(row.group), row.label_true, row.label_pred,
          [_finite(row.prob.get(head)) for head in HEADS], _finite(row.dice),
          *(None if getattr(row, key) is None else link_to(getattr(row, key)) for key in PICTURES)]
-        for row in images
+        for row in report.images
     ]  # fmt: skip
     content: dict[str, Any] = {"columns": ROW_COLUMNS, "heads": list(HEADS.values()), "classes": CLASSES}
     content |= {"splits": SPLITS, "threshold": THRESHOLD, "per_page": PER_PAGE, "rows": rows}
+    content["missing"] = [_missing(report, head) for head in HEADS]
     text = json.dumps(content, allow_nan=False, separators=(",", ":"))  # ASCII, so U+2028 is escaped too
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
@@ -222,6 +235,17 @@ def _scores(report: Report, split: str | None, head: str) -> dict[str, Any]:
     return ((report.metrics.get("splits") or {}).get(split) or {}).get(head) or {}
 
 
+def _missing(report: Report, head: str) -> str:
+    """What stands where a head has no verdict on an image."""
+    return NOT_OPENED if head in _unopened(report) else NOT_EVALUATED
+
+
+def _unopened(report: Report) -> list[str]:
+    """Tiers that the tested weights had not opened: they stand in the metrics without figures."""
+    splits = [scores for scores in (report.metrics.get("splits") or {}).values() if scores]
+    return [head for head in HEADS if any(head in scores and scores[head] is None for scores in splits)]
+
+
 def _provenance(report: Report) -> dict[str, Any]:
     return report.metrics.get("provenance") or {}
 
@@ -238,7 +262,9 @@ def notices(report: Report) -> list[tuple[bool, str, str]]:
         name = SPLITS.get(split, split).lower()
         text = f"The figures on top are of the {name} images, by which the network was fitted or chosen."
         found.append((True, "No test split.", text))
-    found += _leak_notice(report.images) + _tier_notices(report.metrics.get("tiers_opened") or {})
+    found += _leak_notice(provenance.get("group_overlap") or []) + _tier_notices(
+        report.metrics.get("tiers_opened") or {}
+    )
     return found + [(True, "Warning.", str(warning)) for warning in report.warnings]
 
 
@@ -253,17 +279,12 @@ def _mask_notice(source: Any) -> list[tuple[bool, str, str]]:
     return []
 
 
-def _leak_notice(images: Iterable[ImageRow]) -> list[tuple[bool, str, str]]:
-    """A group on two sides of the split makes the test figures too good, whatever the splitter said."""
-    sides: dict[str, set[str]] = defaultdict(set)
-    for row in images:
-        sides[row.group].add(row.split)
-    shared = sorted(group for group, splits in sides.items() if len(splits) > 1)
+def _leak_notice(shared: Sequence[str]) -> list[tuple[bool, str, str]]:
+    """A group on two sides of the split makes the test figures too good."""
     if not shared:
         return []
-    text = (
-        f"{len(shared)} groups have images in more than one split (first: {shared[0]}); the test figures are too good."
-    )
+    counted = "1 group has" if len(shared) == 1 else f"{len(shared)} groups have"
+    text = f"{counted} images in more than one split (first: {shared[0]}); the test figures are too good."
     return [(True, "The splits are not disjoint.", text)]
 
 
@@ -274,10 +295,17 @@ def _tier_notices(tiers: Mapping[str, Any]) -> list[tuple[bool, str, str]]:
         if said == "forced":
             found.append((True, f"{_head(head)} was forced.", "Its epochs ran out before its validation point agreed."))
         elif said == "not opened":
-            found.append(
-                (True, f"{_head(head)}'s gate did not open.", "What comes after it was not trained as designed.")
-            )
+            found.append((True, f"{_head(head)}'s gate did not open.", _shut_gate(head)))
+            break  # that the gates after it are shut too goes without saying
     return found
+
+
+def _shut_gate(head: str) -> str:
+    """What follows for the weights tested; those of an early epoch may lack tiers that later epochs opened."""
+    tiers = [key for key in HEADS if key != "global"]
+    after = tiers[tiers.index(head) + 1 :] if head in tiers else []
+    so = f", so {' and '.join(map(_head, after))} {'were' if len(after) > 1 else 'was'} not trained" if after else ""
+    return f"The weights tested were saved before it opened or was forced{so}."
 
 
 def _head(key: str) -> str:
@@ -311,7 +339,7 @@ def _facts(report: Report) -> Any:
     scores = _scores(report, split, "global")
     facts = [("Data", _provenance(report).get("data")), ("Split", SPLITS.get(split, split) if split else None)]
     facts += [("Images", scores.get("n", len(report.images) or None)), ("Groups", scores.get("n_groups"))]
-    facts += [("Epoch", _provenance(report).get("epoch"))]
+    facts += [("Epoch", (_provenance(report).get("weights") or {}).get("epoch"))]
     items = [tags.li(f"{name} ", tags.b(_outside(value))) for name, value in facts if value not in (None, "")]
     return tags.ul(*items, cls="facts")
 
@@ -371,7 +399,9 @@ def headline(report: Report) -> Tags:
     from dominate import tags
 
     split = headline_split(report)
-    masks = _segmentation(report).get(split or "test") or {}
+    masks = _segmentation(report)
+    if split not in (None, masks.get("split")):
+        masks = {}  # scored on another split than the cards beside it
     if split is None and not masks:
         return []
     scores = _scores(report, split, "global")
@@ -380,9 +410,9 @@ def headline(report: Report) -> Tags:
     cards += [_card("Mask Dice (pooled)", masks, "dice")] if masks else []
     caution = sample_caution(report, split) if split else None
     name = SPLITS.get(split or "test", split)
-    found: Tags = [
-        _lead("Global is the fused output of the three tiers. ", tags.b(f"{name} split"), ", 95% intervals.")
-    ]
+    shut = " and ".join(map(_head, _unopened(report)))
+    fused = f"the tiers that had opened ({shut} had not)" if shut else "the three tiers"
+    found: Tags = [_lead(f"Global is the fused output of {fused}. ", tags.b(f"{name} split"), ", 95% intervals.")]
     found += [tags.p(caution, cls="notice strong caution")] if caution else []
     found.append(tags.div(*cards, cls="cards"))
     note = _flat_interval_note([scores, masks])
@@ -458,8 +488,8 @@ def tier_table(report: Report) -> Tags:
     splits = report.metrics.get("splits") or {}
     rows, scored = [], []
     for split in (*SPLITS, *(name for name in splits if name not in SPLITS)):
-        heads = [(_head(key), key, scores) for key, scores in (splits.get(split) or {}).items() if scores]
-        if not heads:
+        heads = [(_head(key), key, scores or {}) for key, scores in (splits.get(split) or {}).items()]
+        if not any(scores for _, _, scores in heads):
             continue
         heads += [(name, "baseline", scores) for name, scores in _baselines(report, split)]
         title = SPLITS.get(split, split)
@@ -500,6 +530,8 @@ def _score_row(name: str, key: str, scores: Mapping[str, Any]) -> Any:
     for metric in METRICS:
         interval = interval_text((scores.get("ci95") or {}).get(metric))
         cells.append(tags.td(three_decimals(scores.get(metric)), tags.small(interval)))
+    if not scores:
+        cells = [tags.td(NOT_OPENED, colspan=3), tags.td(colspan=len(METRICS) - 1)]  # it stands under the accuracy
     row = tags.tr(tags.th(_outside(name), scope="row"), *cells)
     if key == "global":
         row["class"] = "global"
@@ -543,30 +575,26 @@ def curves(report: Report) -> Tags:
 
 
 def segmentation(report: Report) -> Tags:
-    """Dice and IoU of the predicted masks by split."""
+    """Dice and IoU of the predicted masks."""
     from dominate import tags
 
-    scored = {split: scores for split, scores in _segmentation(report).items() if scores}
-    if not scored:
+    scores = _segmentation(report)
+    if not scores:
         return []
     names = {"dice": "Dice (pooled)", "iou": "IoU (pooled)", "dice_mean": "Dice (mean of images)"}
-    rows = []
-    for split, scores in scored.items():
-        intervals = scores.get("ci95") or {}
-        cells = [tags.td(three_decimals(scores.get(k)), tags.small(interval_text(intervals.get(k)))) for k in names]
-        counts = [tags.td(printable(scores.get(key, EM_DASH))) for key in ("n", "n_groups")]
-        rows.append(tags.tr(tags.th(printable(SPLITS.get(split, split)), scope="row"), *counts, *cells))
+    intervals, split = scores.get("ci95") or {}, scores["split"]
+    cells = [tags.td(three_decimals(scores.get(k)), tags.small(interval_text(intervals.get(k)))) for k in names]
+    counts = [tags.td(printable(scores.get(key, EM_DASH))) for key in ("n", "n_groups")]
+    row = tags.tr(tags.th(printable(SPLITS.get(split, split)), scope="row"), *counts, *cells)
     lead = "Predicted cell masks against the true ones, pixel by pixel; pooled figures sum pixels over all images."
-    return [
-        _lead(lead),
-        _table(["Split", "Images", "Groups", *names.values()], rows, "Point value over its 95% interval."),
-    ]
+    head = ["Split", "Images", "Groups", *names.values()]
+    return [_lead(lead), _table(head, [row], "Point value over its 95% interval.")]
 
 
 def _segmentation(report: Report) -> dict[str, Any]:
-    """Scores by split, also where the file gives one flat set of figures."""
-    found = report.metrics.get("segmentation") or {}
-    return {headline_split(report) or "test": found} if "dice" in found else found
+    """The masks' scores, with the split that they are of; empty where none has a truth."""
+    found = report.metrics.get("segmentation")
+    return {"split": "test", **found} if found else {}
 
 
 def severity(report: Report) -> Tags:
@@ -588,7 +616,8 @@ def images(report: Report) -> Tags:
     count = len(report.images)
     judged = f"; Global is wrong on {wrong} of {labelled} that have a label" if labelled else " without labels"
     rest = f"Without scripts this page shows the first {PER_PAGE} images; predictions.csv has all {count}."
-    first = [_image_card(row) for row in report.images[:PER_PAGE]]
+    missing = {head: _missing(report, head) for head in HEADS}
+    first = [_image_card(row, missing) for row in report.images[:PER_PAGE]]
     return [
         _lead(f"{count} images{judged}. Select a picture to open it on its own."),
         _legend(),
@@ -649,8 +678,8 @@ def _image_pages() -> Any:
     return tags.div(steps[0], where, steps[1], id="image-pages", cls="pages", hidden=True)
 
 
-def _image_card(row: ImageRow) -> Any:
-    """One image as plain HTML; the script builds the same."""
+def _image_card(row: ImageRow, missing: Mapping[str, str]) -> Any:
+    """One image as plain HTML, ``missing`` where a head has no verdict; the script builds the same."""
     from dominate import tags
 
     kind, mark = _outcome(row.label_true, row.label_pred)
@@ -665,7 +694,7 @@ def _image_card(row: ImageRow) -> Any:
         *([tags.p(f"Dice {three_decimals(row.dice)}")] if row.dice is not None else []),
     ]
     pictures = [_picture(row, key, caption) for key, caption in PICTURES.items()]
-    tiers = [_tier_item(row, head, title) for head, title in HEADS.items()]
+    tiers = [_tier_item(row, head, title, missing[head]) for head, title in HEADS.items()]
     parts = [tags.div(*about, cls="about"), tags.div(*pictures, cls="pictures"), tags.ul(*tiers, cls="tiers")]
     return tags.article(*parts, cls=f"image panel {kind}")
 
@@ -686,12 +715,12 @@ def _picture(row: ImageRow, key: str, caption: str) -> Any:
     return tags.figure(tags.a(image, href=link_to(path)), tags.figcaption(caption))
 
 
-def _tier_item(row: ImageRow, head: str, title: str) -> Any:
+def _tier_item(row: ImageRow, head: str, title: str, missing: str) -> Any:
     from dominate import tags
 
     probability = row.prob.get(head)
     if not is_number(probability) or probability is None:
-        return tags.li(tags.span(title), "not evaluated")
+        return tags.li(tags.span(title), missing)
     called = row.label_pred if head == "global" else int(probability > THRESHOLD)
     kind, mark = _outcome(row.label_true, called)
     return tags.li(tags.span(title), tags.span(), tags.span(f"{probability:.3f} {CLASSES[called]} {mark}", cls=kind))
@@ -854,4 +883,4 @@ def save_thumbnail(path: Path, rgb: NDArray[np.uint8], size: int = THUMBNAIL_SIZ
         raise ValueError(f"{path.name} must end in .jpg, .jpeg or .png")
     picture = Image.fromarray(rgb)
     picture.thumbnail((size, size), Image.Resampling.LANCZOS)
-    atomic_write(path, encoded_image(lambda buffer: picture.save(buffer, **kind)))
+    atomic_write(path, encoded_image(lambda buffer: picture.save(buffer, **kind)), make_parents=True)

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from util import files
 from util.errors import UserError
+from util.files import atomic_write
 
 CLASS_WORDS = ("Healthy", "Anemic")
 PREDICTION_COLUMNS = (
@@ -26,26 +26,7 @@ PREDICTION_COLUMNS = (
     "group", "split",
 )  # fmt: skip
 LABEL_COLUMNS = ("label_pred", "label_true")
-
-
-def atomic_write(path: Path, content: bytes | str) -> None:
-    """Write a file so that a reader sees the old content or the new one, never a part.
-
-    Missing parent folders are made. Text is UTF-8; bytes of a file name that were not UTF-8 go back as they came.
-
-    Args:
-        path: the file to write or replace.
-        content: what it shall hold.
-
-    Raises:
-        UserError: the system refused (no space, no permission, a file where a folder must be); the old file is intact.
-    """
-    encoded = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise files.unwritable(path, error) from error
-    files.atomic_write(path, encoded)
+LONGEST_PART = 200  # bytes of a name before its mark; file systems allow 255, and endings come after it
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -61,7 +42,7 @@ def write_json(path: Path, content: Any) -> None:
         UserError: the file cannot be written.
     """
     plain = _plain(content, "")
-    atomic_write(path, json.dumps(plain, allow_nan=False, indent=1) + "\n")
+    atomic_write(path, json.dumps(plain, allow_nan=False, indent=1) + "\n", make_parents=True)
 
 
 def _plain(value: Any, where: str) -> Any:
@@ -86,9 +67,9 @@ def _plain(value: Any, where: str) -> Any:
 def write_predictions(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Write predictions.csv: one row per image, the columns of ``PREDICTION_COLUMNS`` in that order.
 
-    Names stand as they are (quoted where CSV needs it), so that reading the file gives them back; no leading ``=`` or
-    ``@`` is touched. Labels may be 0 / 1 or words and are written as Healthy / Anemic; probabilities have six decimals;
-    what is missing or None is empty.
+    Names stand as they are and every cell is quoted (without quotes a carriage return would end a row), so that reading
+    the file gives them back; no leading ``=`` or ``@`` is touched. Labels may be 0 / 1 or words and are written as
+    Healthy / Anemic; probabilities have six decimals; what is missing or None is empty.
 
     Args:
         path: the file.
@@ -99,7 +80,7 @@ def write_predictions(path: Path, rows: Iterable[dict[str, Any]]) -> None:
         UserError: the file cannot be written.
     """
     table = io.StringIO(newline="")
-    writer = csv.writer(table, lineterminator="\n")
+    writer = csv.writer(table, lineterminator="\n", quoting=csv.QUOTE_ALL)
     writer.writerow(PREDICTION_COLUMNS)
     for row in rows:
         if unknown := set(row) - set(PREDICTION_COLUMNS):
@@ -107,7 +88,7 @@ def write_predictions(path: Path, rows: Iterable[dict[str, Any]]) -> None:
         if not row.get("image"):
             raise ValueError(f"a row without an image name: {row}")
         writer.writerow([_cell(column, row.get(column)) for column in PREDICTION_COLUMNS])
-    atomic_write(path, table.getvalue())
+    atomic_write(path, table.getvalue(), make_parents=True)
 
 
 def _cell(column: str, value: Any) -> str:
@@ -141,8 +122,9 @@ def output_stems(names: Sequence[str]) -> dict[str, str]:
     """The path below ``masks/`` (without ``.png``) under which each image's mask is written.
 
     It is the image's stem. Images whose stems are equal, also where a file system ignores case or Unicode form, keep
-    their folder; those still equal keep their extension; those still equal (``A.png`` beside ``a.png``) get a mark made
-    from the whole name, so that one image's file is the same in every run that has the same companions.
+    their folder; those still equal keep their extension; those still equal (``A.png`` beside ``a.png``) get a mark
+    made from the whole name, so that one image's file is the same in every run that has the same companions. A file's
+    or folder's name of more than ``LONGEST_PART`` bytes is cut there and gets such a mark too.
 
     Args:
         names: posix paths of the images relative to the data root, all different.
@@ -177,10 +159,27 @@ def _stem_choices(name: str) -> list[str]:
             expected="a path relative to the data root, without '..' and NUL",
             remedy="rename the image or mend the manifest",
         )
-    mark = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:8]
-    folder = "" if str(path.parent) == "." else f"{path.parent}/"
+    folder = "".join(f"{_shortened(part, str(path.parents[-i - 2]))}/" for i, part in enumerate(path.parent.parts))
     stem = path.stem if path.stem.strip(".") else path.name  # "..png" has the stem ".", which is no name for a file
-    return [stem, *(f"{folder}{last}" for last in (stem, path.name, f"{path.name}-{mark}"))]
+    short, marked = _shortened(stem, name), f"{path.name}-{_mark(name)}"
+    return [short, *(f"{folder}{last}" for last in (short, _shortened(path.name, name), _shortened(marked, name)))]
+
+
+def _shortened(part: str, whole: str) -> str:
+    """A file's or folder's name, where it is too long cut and marked by the path ``whole`` that it stands for."""
+    if len(_name_bytes(part)) <= LONGEST_PART:
+        return part
+    while len(_name_bytes(part)) > LONGEST_PART:
+        part = part[:-1]  # by characters: half a character is no name
+    return f"{part}-{_mark(whole)}"
+
+
+def _mark(name: str) -> str:
+    return hashlib.sha256(_name_bytes(name)).hexdigest()[:8]
+
+
+def _name_bytes(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")
 
 
 def _clashing(stems: dict[str, str]) -> list[str]:
@@ -212,7 +211,7 @@ def save_mask(path: Path, mask: NDArray[np.bool_]) -> None:
     if mask.ndim != 2 or mask.dtype != bool:
         raise ValueError(f"a mask must be (H, W) bool, not {mask.dtype}{mask.shape}")
     image = Image.fromarray(mask.astype(np.uint8) * np.uint8(255))
-    atomic_write(path, encoded_image(lambda buffer: image.save(buffer, format="PNG")))
+    atomic_write(path, encoded_image(lambda buffer: image.save(buffer, format="PNG")), make_parents=True)
 
 
 def encoded_image(save: Callable[[io.BytesIO], None]) -> bytes:

@@ -129,7 +129,8 @@ class RunFolder:
         if not self.gate_log.exists():
             return []
         with self.gate_log.open(encoding="utf-8", newline="") as file:
-            return [row for row in csv.DictReader(file) if None not in row.values()]
+            rows = [row for row in csv.DictReader(file) if None not in row and None not in row.values()]
+        return [row for row in rows if row.get("epoch", "").isdigit() and row.get("tier") in ("1", "2", "3")]
 
     def cut_logs(self, epoch: int) -> None:
         """Drop what was logged after ``epoch`` (1-based): a killed run may have logged epochs that it did not save."""
@@ -146,6 +147,9 @@ class RunFolder:
 def _whole_records(lines: Iterable[str]) -> Iterable[dict[str, Any]]:
     for line in lines:
         try:
-            yield json.loads(line)
+            record = json.loads(line)
         except ValueError:
             return
+        if not isinstance(record, dict) or not isinstance(record.get("epoch"), int):
+            return
+        yield record
