@@ -19,6 +19,7 @@ from PIL import Image
 
 from data.splits import read_split
 from data.synthetic_writer import write_dataset
+from util.checkpoint import load_checkpoint
 from util.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -254,6 +255,17 @@ def test_the_same_seed_gives_the_same_run_and_another_a_different_one(smears, tm
     split = f"--split_file {tmp_path}/checkpoints/a/split.csv"
     assert losses("c", f"--seed 5 {split}") != first
     assert losses("d", f"--seed 4 --no_augment {split}") != first
+
+
+def test_the_seed_draws_the_first_weights(smears, tmp_path, monkeypatch):
+    def weight(name, seed):
+        line = f"--dataroot {smears} --name {name} {TINY} --niter 1 --niter_decay 0 --lr 0 --seed {seed}"
+        call("train", line, monkeypatch, tmp_path)
+        saved = load_checkpoint(tmp_path / f"checkpoints/{name}/latest_net_3TDCFNet.safetensors")
+        return saved["network"]["decoder.logit.weight"]
+
+    assert torch.equal(weight("x", 4), weight("y", 4))
+    assert not torch.equal(weight("x2", 4), weight("z", 5))
 
 
 def test_a_gate_that_stops_the_run_leaves_with_status_three(smears, tmp_path, monkeypatch):

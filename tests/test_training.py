@@ -12,9 +12,9 @@ import torch
 
 from models.gate import Gate, GateSettings
 from models.inference import crop_offsets, predict, see_all, see_none
-from models.network import Architecture, ThreeTierDCFNet
+from models.network import Architecture, NetworkOutput, ThreeTierDCFNet
 from models.session import TrainingSession
-from models.trainer import LARGEST_GRADIENT, LOSS_KEYS, Trainer, TrainerSettings, learning_rate_factor
+from models.trainer import LARGEST_GRADIENT, LOSS_KEYS, EpochTotals, Trainer, TrainerSettings, learning_rate_factor
 from util.checkpoint import load_checkpoint, save_checkpoint
 from util.errors import UserError
 from util.runlog import RunFolder
@@ -320,17 +320,19 @@ def test_what_the_binary_stream_sees_outside_training(see, paired_given, unpaire
     assert torch.equal(mask[4:], batches.mask[4:]) == unpaired_given
 
 
-def test_mask_terms_are_means_over_the_images_that_have_a_mask():
-    def logged(paired):
-        trainer = make_trainer(all_masks=all(paired), **only(lambda_class=1.0))
-        return trainer.train_epoch(Batches(paired=paired, batch=8), 0)["loss_L1"]
+def test_each_term_is_a_mean_over_the_images_it_speaks_of():
+    totals = EpochTotals(torch.device("cpu"))
+    logits, mask = torch.zeros(4, 4), torch.zeros(4, 1, 8, 8)
 
-    alone = Batches(batch=8)
-    trainer = make_trainer()
-    trainer.network.train()
-    output = trainer.network(alone.rgb, alone.mask, torch.zeros(8, dtype=torch.bool))
-    expected = (output.mask_probability[:2] - alone.mask[:2]).abs().mean().item()
-    assert logged([True] * 2 + [False] * 6) == pytest.approx(expected, rel=1e-3)
+    def add(class_loss, mask_loss, label, paired):
+        batch = Batch(mask, mask, torch.tensor(paired), torch.tensor(label), torch.arange(4))
+        totals.add([torch.tensor(class_loss), *[torch.tensor(mask_loss)] * 4], NetworkOutput(logits, mask, []), batch)
+
+    add(1.0, 1.0, [0, 1, 0, 1], [True] * 4)
+    add(4.0, 6.0, [0, 1, -1, -1], [True, False, False, False])
+    report = totals.report(1)
+    assert report["loss_cls"] == pytest.approx((4 * 1 + 2 * 4) / 6)
+    assert report["loss_L1"] == pytest.approx((4 * 1 + 1 * 6) / 5)
 
 
 def test_gradients_are_clipped(monkeypatch):
@@ -400,7 +402,8 @@ def test_continuing_a_finished_run_keeps_what_it_said(tmp_path):
     before = one.folder.finished.read_bytes()
     again = session(tmp_path)
     again.resume()
-    run(again)
+    assert list(again.epochs()) == []
+    again.finish(seconds=9.0)
     assert one.folder.finished.read_bytes() == before
 
 
