@@ -45,7 +45,10 @@ def choose_device(gpu_ids: str) -> torch.device:
 
 
 def set_seed(seed: int, *, deterministic: bool) -> None:
-    """Seed every generator in use; ``deterministic`` also forbids operations whose result varies from run to run."""
+    """Seed every generator in use.
+
+    ``deterministic`` also asks PyTorch for operations that give the same bits every time; it warns where it has none.
+    """
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
