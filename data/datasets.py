@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from data.augment import Augmentation
-from data.images import otsu_mask, read_mask, read_rgb
+from data.images import otsu_mask, read_smear, read_truth
 from data.loader import BatchLoader, DecodedSmears, decode
 from data.readers import read_dataroot
 from data.records import CLASS_NAMES, SmearRecord
@@ -381,8 +381,8 @@ class TestData:
     def pixels(self, side: str, index: int) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
         """An image as its files hold it: RGB, true mask or None, Otsu's mask or None unless it stands in."""
         record = self.sides[side].records[index]
-        rgb = read_rgb(record.image)
-        true = read_mask(record.mask, dark=record.mask_dark) if record.mask else None
+        rgb = read_smear(record)
+        true = read_truth(record) if record.mask else None
         return rgb, true, otsu_mask(rgb) if self.masks_from == "otsu" else None
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from data.records import SmearRecord
 from util.errors import UserError
 
 MASK_THRESHOLD = 128
@@ -105,6 +106,51 @@ def read_size(path: str | Path) -> tuple[int, int]:
         UserError: as ``read_rgb``, but damage behind the header is not seen.
     """
     return _with_image(Path(path), _upright_size)
+
+
+def read_smear(record: SmearRecord) -> npt.NDArray[np.uint8]:
+    """Read the image of a record, uint8 (H, W, 3); of a side-by-side file, its left half.
+
+    Raises:
+        UserError: as ``read_rgb``, or a side-by-side file of odd width.
+    """
+    rgb = read_rgb(record.image)
+    return rgb[:, : _half(rgb.shape[1], record)] if record.side_by_side else rgb
+
+
+def read_truth(record: SmearRecord) -> npt.NDArray[np.bool_]:
+    """Read the true mask of a record, bool (H, W), True on cells; of a side-by-side file, its right half.
+
+    Raises:
+        UserError: as ``read_mask``, or a side-by-side file of odd width.
+        ValueError: the record has no mask.
+    """
+    if record.mask is None:
+        raise ValueError(f"{record.name} has no mask")
+    mask = read_mask(record.mask, dark=record.mask_dark)
+    return mask[:, _half(mask.shape[1], record) :] if record.side_by_side else mask
+
+
+def smear_size(record: SmearRecord) -> tuple[int, int]:
+    """Read the (width, height) in pixels of a record's image from its header alone.
+
+    Raises:
+        UserError: as ``read_size``, or a side-by-side file of odd width.
+    """
+    width, height = read_size(record.image)
+    return (_half(width, record) if record.side_by_side else width), height
+
+
+def _half(width: int, record: SmearRecord) -> int:
+    """Half of a side-by-side file's width."""
+    if width % 2:
+        raise UserError(
+            f"{record.image}: not an image and its mask side by side",
+            expected="an even width: the image in the left half, its mask in the right half",
+            found=f"{width} pixels across",
+            remedy="join the two again at one size, or take the file out of the data root",
+        )
+    return width // 2
 
 
 def content_digest(array: npt.NDArray[np.generic]) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.augment import Augmentation, centre_offset
-from data.images import otsu_mask, read_mask, read_rgb
+from data.images import otsu_mask, read_smear, read_truth
 from data.records import SmearRecord
 from util.errors import UserError
 
@@ -135,10 +135,10 @@ def _usable_cores() -> int:
 
 def _read_pair(record: SmearRecord) -> tuple[np.ndarray, np.ndarray]:
     """The image, uint8 (H, W, 3), and its mask, bool (H, W): the true one, or Otsu's where there is none."""
-    rgb = read_rgb(record.image)
+    rgb = read_smear(record)
     if record.mask is None:
         return rgb, otsu_mask(rgb)
-    mask = read_mask(record.mask, dark=record.mask_dark)
+    mask = read_truth(record)
     if mask.shape != rgb.shape[:2]:
         raise UserError(
             f"{record.mask}: not the size of its image {record.image}",

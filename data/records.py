@@ -22,6 +22,12 @@ class SmearRecord:
         severity: "Mild", "Chronic", or None where unknown.
         parent: the image this one was cut from (its own id where it was not cut).
         cbc: absolute path of the complete-blood-count report, or None.
+        side_by_side: True where one file holds the image in its left half and the mask in its right half; ``image`` and
+            ``mask`` are then the same path.
+        patient: who the smear is of, or any other name of what must not be parted; empty where unknown.
+        split: the side that the data set itself gives it ("train", "val", "test"), or None.
+        haemoglobin: g/dL where the data set states it beside the image, else None.
+        severity_source: where ``severity`` comes from, in words; empty where there is none.
     """
 
     name: str
@@ -32,3 +38,8 @@ class SmearRecord:
     severity: str | None = None
     parent: str = ""
     cbc: Path | None = None
+    side_by_side: bool = False
+    patient: str = ""
+    split: str | None = None
+    haemoglobin: float | None = None
+    severity_source: str = ""

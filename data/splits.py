@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from data.images import content_digest, read_rgb
+from data.images import content_digest, read_smear
 from data.records import CLASS_NAMES, SmearRecord
 from util.errors import UserError
 
@@ -90,7 +90,7 @@ def content_digests(records: Sequence[SmearRecord], workers: int | None = None, 
     from tqdm import tqdm
 
     with ThreadPoolExecutor(workers or min(16, os.cpu_count() or 1)) as pool:
-        digests = pool.map(lambda record: content_digest(read_rgb(record.image)), records)
+        digests = pool.map(lambda record: content_digest(read_smear(record)), records)
         return list(tqdm(digests, total=len(records), desc="hashing images", unit="image", disable=not progress))
 
 

@@ -11,7 +11,17 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from data.images import content_digest, otsu_mask, read_mask, read_rgb, read_size
+from data.images import (
+    content_digest,
+    otsu_mask,
+    read_mask,
+    read_rgb,
+    read_size,
+    read_smear,
+    read_truth,
+    smear_size,
+)
+from data.records import SmearRecord
 from util.errors import UserError
 
 
@@ -249,3 +259,38 @@ def test_otsu_is_the_reference_on_real_smears(shared_data):
         found = otsu_mask(read_rgb(image))
         overlap, total = overlap + 2 * int((truth & found).sum()), total + int(truth.sum() + found.sum())
     assert overlap / total == pytest.approx(0.945, abs=0.003)
+
+
+def side_by_side(path: Path, pixels: np.ndarray, mask: np.ndarray) -> SmearRecord:
+    right = np.where(mask, 255, 0).astype(np.uint8)[..., None].repeat(3, axis=2)
+    image = save(path, np.concatenate([pixels, right], axis=1))
+    return SmearRecord(image.name, image, mask=image, side_by_side=True)
+
+
+def test_a_side_by_side_file_gives_its_left_half_as_image_and_its_right_half_as_mask(tmp_path, pixels, rng):
+    mask = rng.integers(0, 2, pixels.shape[:2]).astype(bool)
+    record = side_by_side(tmp_path / "ab.png", pixels, mask)
+    assert np.array_equal(read_smear(record), pixels)
+    assert np.array_equal(read_truth(record), mask)
+    assert smear_size(record) == (7, 5)
+
+
+def test_a_pair_of_files_is_read_whole(tmp_path, pixels):
+    image = save(tmp_path / "image.png", pixels)
+    mask = save(tmp_path / "mask.png", np.where(pixels[..., 0] > 99, 0, 255).astype(np.uint8))
+    record = SmearRecord("image.png", image, mask=mask, mask_dark=True)
+    assert np.array_equal(read_smear(record), pixels)
+    assert np.array_equal(read_truth(record), pixels[..., 0] > 99)
+    assert smear_size(record) == (7, 5)
+
+
+@pytest.mark.parametrize("read", [read_smear, read_truth, smear_size])
+def test_a_side_by_side_file_of_odd_width_is_refused(tmp_path, pixels, read):
+    image = save(tmp_path / "odd.png", pixels)
+    with pytest.raises(UserError, match=r"odd\.png.*(?s:even width.*7 pixels)"):
+        read(SmearRecord("odd.png", image, mask=image, side_by_side=True))
+
+
+def test_no_mask_is_no_truth(tmp_path, pixels):
+    with pytest.raises(ValueError, match="no mask"):
+        read_truth(SmearRecord("a.png", save(tmp_path / "a.png", pixels)))
