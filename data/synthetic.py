@@ -2,55 +2,51 @@
 
 Each red cell is a thickness profile under a disturbed outline; stain and haemoglobin turn it into optical density,
 densities add where cells overlap, and lens and camera do the rest. Everything follows from (seed, index).
+
+The mask holds the red cells alone: no platelets, no white cells, no pointer (AneRBC's own masks hold platelets and some
+white cells too). Its edge lies where AneRBC's does (see ``synthetic_render.RIM_BEYOND_MASK``).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy import ndimage
 
 from data.records import ANEMIC, HEALTHY
-from data.synthetic_cells import RedCell, cell_kind, central_pallor, draw_red_cell, render_cell
+from data.synthetic_artefacts import (
+    Artefacts,
+    compress,
+    dirt_density,
+    draw_artefacts,
+    hidden_by_pointer,
+    lay_pointer,
+    pointer_cover,
+)
+from data.synthetic_cells import PIXELS_PER_UM, Film, RedCell, draw_film, draw_red_cell
 from data.synthetic_layout import scatter
-from data.synthetic_optics import Stain, draw_camera, draw_stain, expose, transmit
-from data.synthetic_particles import WHITE_CELLS_SHOWN, draw_white_cells, paint_platelets, paint_white_cell
+from data.synthetic_optics import Camera, Stain, develop, draw_camera, draw_stain, to_eight_bits, transmit
+from data.synthetic_painting import CellTruth, PaintedCells, paint_cells
+from data.synthetic_particles import paint_fibre, paint_platelets, paint_precipitate
 from data.synthetic_populations import Subject, draw_subject
+from data.synthetic_white_cells import WHITE_CELLS_SHOWN, WhiteCell, draw_white_cells, paint_white_cell
 from util.errors import UserError
 
-SYNTHESIS_VERSION = "1.0"
+__all__ = [
+    "SYNTHESIS_VERSION", "CellTruth", "PaintedCells", "SyntheticSmear", "artefacts_of", "camera_of", "check_arguments",
+    "film_of", "label_and_severity", "paint_cells", "stain_of", "stream", "synthesize",
+]  # fmt: skip
+SYNTHESIS_VERSION = "2.0"
 MINIMUM_SIZE = 64
 MAXIMUM_SIZE = 4096
-# Drawn beyond each edge of the picture, so that cells, blur and light do not know where the picture ends.
-MARGIN = 44
-_CELL_REACH = 22
+# Drawn beyond each edge of the picture, so that blur and light do not know where the picture ends.
+MARGIN = 24
+_CELL_REACH_UM = 7.9
+# Stain above which a pixel belongs to a platelet or a white cell.
+_PLATELET_SEEN, _WHITE_CELL_SEEN = 0.3, 0.2
 # One stream of chance per purpose: a change to one leaves the others as they were.
-_LABEL, _SUBJECT, _STAIN, _CAMERA, _CELLS, _LAYOUT, _PARTICLES, _NOISE, _SEVERITY = range(9)
-
-
-@dataclass(frozen=True)
-class CellTruth:
-    """What is known of one red cell that the picture shows.
-
-    Attributes:
-        x: column of the centroid of its whole outline, pixels (beyond the picture for some cells on the border).
-        y: row of the same.
-        area_px: pixels of its whole outline, also where another cell or the border hides it.
-        diameter_px: diameter of the disc of that area.
-        kind: normal, microcyte, macrocyte, hypochromic, spherocyte, target, elliptocyte, teardrop or stomatocyte.
-        central_pallor: diameter of the pale centre relative to the cell's (see ``synthetic_cells.central_pallor``).
-        overlapped: whether it shares a pixel of the picture with another red cell.
-        on_border: whether its outline reaches the first or last row or column of the picture, or beyond.
-    """
-
-    x: float
-    y: float
-    area_px: int
-    diameter_px: float
-    kind: str
-    central_pallor: float
-    overlapped: bool
-    on_border: bool
+_LABEL, _SUBJECT, _STAIN, _CAMERA, _CELLS, _LAYOUT, _PARTICLES, _NOISE, _SEVERITY, _FILM, _ARTEFACTS = range(11)
 
 
 @dataclass(frozen=True)
@@ -60,35 +56,52 @@ class SyntheticSmear:
     Attributes:
         rgb: (S, S, 3) uint8.
         mask: (S, S) bool, all red cells together; no platelets, no white cells.
+        stained: (S, S) bool, the same with platelets and white cells, as in AneRBC's own masks.
         instances: (S, S) uint16, 0 or 1 + the cell's place in ``cells``; later cells lie on top.
         cells: the red cells that the picture shows.
         label: HEALTHY (0) or ANEMIC (1).
         severity: "Mild" or "Chronic" (severe) where anemic, else None.
         subject: the blood count that the cells were drawn from.
+        pixels_per_um: magnification of the picture.
     """
 
     rgb: np.ndarray
     mask: np.ndarray
+    stained: np.ndarray
     instances: np.ndarray
     cells: list[CellTruth]
     label: int
     severity: str | None
     subject: Subject
+    pixels_per_um: float = PIXELS_PER_UM
 
 
 @dataclass(frozen=True)
-class PaintedCells:
-    """Red cells laid on a canvas.
+class _Plan:
+    """All that was drawn by lot for one picture before a pixel of it."""
 
-    Attributes:
-        load: (h, w) float64 haemoglobin relative to a normal cell's mean; adds where cells overlap.
-        instances: (h, w) int32, 0 or 1 + the cell's place in the input.
-        cells: truth of every cell, in canvas coordinates.
-    """
+    image: tuple[int, int]
+    size: int
+    subject: Subject
+    stain: Stain
+    camera: Camera
+    film: Film
+    artefacts: Artefacts
 
-    load: np.ndarray
-    instances: np.ndarray
-    cells: list[CellTruth]
+    @property
+    def side(self) -> int:
+        """Side of the canvas, pixels."""
+        return self.size + 2 * MARGIN
+
+    @property
+    def view(self) -> tuple[slice, slice]:
+        """Rows and columns of the canvas that become the picture."""
+        return slice(MARGIN, MARGIN + self.size), slice(MARGIN, MARGIN + self.size)
+
+    @property
+    def fields(self) -> float:
+        """Canvas area in pictures of 300 x 300 pixels at the reference magnification."""
+        return (self.side / 300 * PIXELS_PER_UM / self.camera.pixels_per_um) ** 2
 
 
 def stream(seed: int, index: int, purpose: int) -> np.random.Generator:
@@ -112,6 +125,21 @@ def stain_of(index: int, seed: int) -> Stain:
     return draw_stain(stream(seed, index, _STAIN))
 
 
+def camera_of(index: int, seed: int) -> Camera:
+    """Return microscope and camera of image ``index``, which depend on nothing else (so not on the class)."""
+    return draw_camera(stream(seed, index, _CAMERA))
+
+
+def film_of(index: int, seed: int) -> Film:
+    """Return the preparation of image ``index``, which depends on nothing else (so not on the class)."""
+    return draw_film(stream(seed, index, _FILM))
+
+
+def artefacts_of(index: int, seed: int) -> Artefacts:
+    """Return the artefacts of image ``index``, which depend on nothing else (so not on the class)."""
+    return draw_artefacts(stream(seed, index, _ARTEFACTS))
+
+
 def synthesize(index: int, *, seed: int, size: int = 300) -> SyntheticSmear:
     """Make one smear; equal arguments give equal bytes, whatever was made before or beside it.
 
@@ -128,32 +156,28 @@ def synthesize(index: int, *, seed: int, size: int = 300) -> SyntheticSmear:
     """
     check_arguments(seed=seed, size=size, index=index)
     label, severity = label_and_severity(index, seed)
-    subject = draw_subject(label, severity, stream(seed, index, _SUBJECT))
-    side = size + 2 * MARGIN
-    layout, particles = stream(seed, index, _LAYOUT), stream(seed, index, _PARTICLES)
-    count = _cell_count(subject, size)
+    plan = _Plan(
+        image=(seed, index),
+        size=size,
+        subject=draw_subject(label, severity, stream(seed, index, _SUBJECT)),
+        stain=stain_of(index, seed),
+        camera=camera_of(index, seed),
+        film=film_of(index, seed),
+        artefacts=artefacts_of(index, seed),
+    )
+    particles = stream(*plan.image, _PARTICLES)
     white_cells = draw_white_cells(
-        WHITE_CELLS_SHOWN * count * subject.white_cells / subject.red_cells / 1000, side, particles
+        WHITE_CELLS_SHOWN * _per_field(plan, plan.subject.white_cells), plan.side, particles, plan.camera.pixels_per_um
     )
-    obstacles = np.array([(cell.x, cell.y, cell.radius) for cell in white_cells]).reshape(-1, 3)
-    painted = paint_cells(
-        *_lay_cells(subject, count, size, obstacles, (seed, index), layout), (side, side), _picture(size)
-    )
-
-    platelets, nucleus, cytoplasm = np.zeros((3, side, side))
-    paint_platelets(count * subject.platelets / subject.red_cells / 1000, platelets, particles)
-    for white_cell in white_cells:
-        paint_white_cell(white_cell, nucleus, cytoplasm, particles)
-    stain, camera = stain_of(index, seed), draw_camera(stream(seed, index, _CAMERA))
-    things = (
-        (painted.load, stain.red_cell),
-        (platelets, stain.platelet),
-        (nucleus, stain.nucleus),
-        (cytoplasm, stain.cytoplasm),
-    )
-    density = sum((layer[..., None] * colour for layer, colour in things), np.zeros((side, side, 3)))
-    rgb = expose(transmit(density, stain, camera), camera, stream(seed, index, _NOISE))
-    return _cut_out(rgb, painted, label, severity, subject, size)
+    cells, places = _lay_cells(plan, white_cells)
+    painted = paint_cells(cells, places, (plan.side, plan.side), plan.view, plan.film.additivity)
+    density, others = _densities(plan, painted, white_cells, particles)
+    dirt = dirt_density(plan.artefacts, (plan.side, plan.side), particles)
+    if dirt is not None:
+        density += dirt[..., None]
+    rgb, behind = _photograph(plan, density, particles)
+    hidden = behind | (dirt[plan.view] > 0.8) if dirt is not None else behind
+    return _smear(plan, rgb, painted, (others[plan.view], hidden), label, severity)
 
 
 def check_arguments(*, seed: int, size: int, index: int = 0) -> None:
@@ -172,101 +196,107 @@ def check_arguments(*, seed: int, size: int, index: int = 0) -> None:
         )
 
 
-def _picture(size: int) -> tuple[slice, slice]:
-    """Rows and columns of the canvas that become the picture."""
-    return slice(MARGIN, MARGIN + size), slice(MARGIN, MARGIN + size)
+def _per_field(plan: _Plan, per_microlitre: float) -> float:
+    """How many of what the blood count gives in 10^3/uL lie on the canvas, from the red cells there."""
+    cells = plan.subject.cells_per_field * plan.film.density * plan.fields
+    return cells * per_microlitre / plan.subject.red_cells / 1000
 
 
-def _cell_count(subject: Subject, size: int) -> int:
-    """Red cells to lay on the picture and a cell's reach around it."""
-    return max(1, round(subject.cells_per_field * ((size + 2 * _CELL_REACH) / 300) ** 2))
-
-
-def _lay_cells(
-    subject: Subject, count: int, size: int, obstacles: np.ndarray, image: tuple[int, int], layout: np.random.Generator
-) -> tuple[list[RedCell], np.ndarray]:
+def _lay_cells(plan: _Plan, white_cells: list[WhiteCell]) -> tuple[list[RedCell], np.ndarray]:
     """Draw the red cells of one image and their places on the canvas; those without room are left out."""
-    rng = stream(*image, _CELLS)
-    # How flat the film dried and how crowded it is are the preparation's doing, so the same for either class.
-    flatness, crowding = 1.1 * np.exp(rng.normal(0, 0.35)), float(layout.uniform(0.04, 0.28))
-    cells = [draw_red_cell(subject, float(flatness), rng) for _ in range(count)]
-    radii = np.array([cell.radius * np.sqrt(cell.axis_ratio) for cell in cells])
-    low, high = MARGIN - _CELL_REACH, MARGIN + size + _CELL_REACH
-    places = scatter(radii, low, high, crowding=crowding, obstacles=obstacles, rng=layout)
+    rng, layout, magnification = stream(*plan.image, _CELLS), stream(*plan.image, _LAYOUT), plan.camera.pixels_per_um
+    reach = _CELL_REACH_UM * magnification
+    span = (plan.size + 2 * reach) / 300 * PIXELS_PER_UM / magnification
+    count = max(1, round(plan.subject.cells_per_field * plan.film.density * span**2))
+    cells = [draw_red_cell(plan.subject, plan.film, rng, magnification) for _ in range(count)]
+    radii = np.array([cell.radius * cell.axis_ratio**0.4 for cell in cells])
+    obstacles = [(cell.x, cell.y, cell.radius) for cell in white_cells]
+    for _ in range(int(layout.poisson(plan.film.holes * plan.fields))):
+        obstacles.append((*layout.uniform(0, plan.side, 2), layout.uniform(6, 22) * magnification))
+    places = scatter(
+        radii,
+        MARGIN - reach,
+        MARGIN + plan.size + reach,
+        crowding=plan.film.crowding,
+        rouleaux=plan.film.rouleaux,
+        obstacles=np.array(obstacles).reshape(-1, 3),
+        rng=layout,
+    )
     kept = np.flatnonzero(~np.isnan(places[:, 0]))
     return [cells[index] for index in kept], places[kept]
 
 
-def paint_cells(
-    cells: list[RedCell], places: np.ndarray, shape: tuple[int, int], view: tuple[slice, slice] | None = None
-) -> PaintedCells:
-    """Lay red cells on a canvas, one after the other, the later on top.
-
-    Args:
-        cells: n cells.
-        places: (n, 2) x and y of their origins; what lies beyond the canvas is cut off the maps, not the truth.
-        shape: height and width of the canvas.
-        view: the part of the canvas that becomes the picture (default: all); overlap counts only there.
-
-    Returns:
-        The sum of their haemoglobin, their instances and their truth, all on the canvas.
-    """
-    view = view or (slice(0, shape[0]), slice(0, shape[1]))
-    load, instances, layers = np.zeros(shape), np.zeros(shape, np.int32), np.zeros(shape, np.int32)
-    outlines: list[tuple[np.ndarray, np.ndarray]] = []
-    for number, (cell, (x, y)) in enumerate(zip(cells, places, strict=True), start=1):
-        patch, mask, top, left = render_cell(cell, float(x), float(y))
-        window = _part(top, mask.shape[0], shape[0]), _part(left, mask.shape[1], shape[1])
-        inner = slice(window[0].start - top, window[0].stop - top), slice(window[1].start - left, window[1].stop - left)
-        load[window] += patch[inner]
-        layers[window] += mask[inner]
-        instances[window][mask[inner]] = number
-        rows, columns = np.nonzero(mask)
-        outlines.append((rows + top, columns + left))
-    truth = [_truth(cell, *outline, layers, view) for cell, outline in zip(cells, outlines, strict=True)]
-    return PaintedCells(load, instances, truth)
+def _densities(
+    plan: _Plan, painted: PaintedCells, white_cells: list[WhiteCell], particles: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sum the optical densities of all that is stained (side, side, 3) float32; tell where no red cell made them."""
+    stain, shape = plan.stain, painted.load.shape
+    platelets, nucleus, cytoplasm, granules, grains = np.zeros((5, *shape), np.float32)
+    expected = _per_field(plan, plan.subject.platelets)
+    paint_platelets(expected, platelets, particles, plan.camera.pixels_per_um, painted.load > 0.2)
+    for white_cell in white_cells:
+        paint_white_cell(white_cell, nucleus, cytoplasm, granules, particles)
+    paint_precipitate(plan.film.precipitate * (plan.side / 300) ** 2, grains, particles)
+    for _ in range(plan.artefacts.fibres):
+        paint_fibre(grains, particles)
+    layers = [(painted.load, stain.red_cell), (platelets, stain.platelet), (grains, stain.precipitate)]
+    if painted.young.any():
+        layers.append((painted.young, stain.red_cell * stain.young))
+    if white_cells:
+        layers += [(nucleus, stain.nucleus), (cytoplasm, stain.cytoplasm), (granules, stain.granule)]
+    if plan.film.refraction:
+        layers.append((_bright_ring(painted.load), -plan.film.refraction * stain.red_cell.mean() * np.ones(3)))
+    density = np.empty((*shape, 3), np.float32)
+    for channel in range(3):
+        density[..., channel] = sum(layer * np.float32(colour[channel]) for layer, colour in layers)
+    return density, (platelets > _PLATELET_SEEN) | (cytoplasm > _WHITE_CELL_SEEN) | (nucleus > _WHITE_CELL_SEEN)
 
 
-def _part(start: int, length: int, limit: int) -> slice:
-    """Return the part of ``start`` to ``start + length`` that lies in 0 to ``limit``."""
-    first = min(max(start, 0), limit)
-    return slice(first, max(min(start + length, limit), first))
+def _bright_ring(load: np.ndarray) -> np.ndarray:
+    """Where (h, w) cells' edges throw light: just outside of them and in their pale centres."""
+    return np.clip(ndimage.gaussian_filter(load, 1.6, truncate=2.5) - load, 0, None)
 
 
-def _truth(
-    cell: RedCell, rows: np.ndarray, columns: np.ndarray, layers: np.ndarray, view: tuple[slice, slice]
-) -> CellTruth:
-    """Measure one cell on the pixels of its whole outline, in canvas coordinates."""
-    (top, bottom), (left, right) = ((side.start, side.stop - 1) for side in view)
-    inside = (rows >= top) & (rows <= bottom) & (columns >= left) & (columns <= right)
-    border = rows.min() <= top or rows.max() >= bottom or columns.min() <= left or columns.max() >= right
-    return CellTruth(
-        x=float(columns.mean()),
-        y=float(rows.mean()),
-        area_px=int(rows.size),
-        diameter_px=float(2 * np.sqrt(rows.size / np.pi)),
-        kind=cell_kind(cell),
-        central_pallor=central_pallor(cell),
-        overlapped=bool((layers[rows[inside], columns[inside]] > 1).any()),
-        on_border=bool(border),
-    )
+def _photograph(plan: _Plan, density: np.ndarray, particles: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Take the picture (S, S, 3) uint8, with the pointer; tell where (S, S) the pointer hides the blood."""
+    light = develop(transmit(density, plan.stain, plan.camera), plan.camera, stream(*plan.image, _NOISE))[plan.view]
+    hidden = np.zeros(light.shape[:2], bool)
+    pointer = plan.artefacts.pointer
+    if pointer is not None:
+        cover = pointer_cover(pointer, plan.size, particles)
+        light, hidden = lay_pointer(light, pointer, cover), hidden_by_pointer(pointer, cover)
+    return np.ascontiguousarray(compress(to_eight_bits(light), plan.artefacts.jpeg_quality)), hidden
 
 
-def _cut_out(
-    rgb: np.ndarray, painted: PaintedCells, label: int, severity: str | None, subject: Subject, size: int
+def _smear(
+    plan: _Plan,
+    rgb: np.ndarray,
+    painted: PaintedCells,
+    seen: tuple[np.ndarray, np.ndarray],
+    label: int,
+    severity: str | None,
 ) -> SyntheticSmear:
-    """Cut the picture out of the canvas and number the cells that it shows from 1."""
-    view = _picture(size)
-    shown, instances = np.unique(painted.instances[view], return_inverse=True)
-    instances = instances.reshape(size, size) + (0 if shown[0] == 0 else 1)
-    cells = [painted.cells[number - 1] for number in shown if number > 0]
-    moved = [CellTruth(**{**vars(cell), "x": cell.x - MARGIN, "y": cell.y - MARGIN}) for cell in cells]
+    """Number the cells that the picture shows from 1 and move their truth into its coordinates.
+
+    ``seen`` is where (S, S) platelets and white cells lie, and where dirt or the pointer hides everything.
+    """
+    others, hidden = seen
+    whole = painted.instances[plan.view]
+    covered = set(np.unique(whole[hidden]).tolist())
+    shown, instances = np.unique(np.where(hidden, 0, whole), return_inverse=True)
+    instances = instances.reshape(whole.shape) + (0 if shown[0] == 0 else 1)
+    cells = [
+        replace(cell, x=cell.x - MARGIN, y=cell.y - MARGIN, hidden=number in covered)
+        for number, cell in ((int(number), painted.cells[number - 1]) for number in shown if number > 0)
+    ]
     return SyntheticSmear(
-        rgb=np.ascontiguousarray(rgb[view]),
+        rgb=rgb,
         mask=instances > 0,
+        stained=(instances > 0) | (others & ~hidden),
         instances=instances.astype(np.uint16),
-        cells=moved,
+        cells=cells,
         label=label,
         severity=severity,
-        subject=subject,
+        subject=plan.subject,
+        pixels_per_um=plan.camera.pixels_per_um,
     )

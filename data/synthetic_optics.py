@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from data.synthetic_cells import PIXELS_PER_UM
+
 
 @dataclass(frozen=True)
 class Stain:
@@ -18,6 +20,9 @@ class Stain:
         nucleus: (3,) density of a white cell's nucleus.
         cytoplasm: (3,) density of a white cell's cytoplasm.
         background: (3,) grey level of the empty field, 0 to 255.
+        young: (3,) what a young (polychromatic) red cell has more or less of than a grown one, relative to density.
+        granule: (3,) density of an eosinophil's granules.
+        precipitate: (3,) density of a grain of stain.
     """
 
     red_cell: np.ndarray
@@ -25,6 +30,9 @@ class Stain:
     nucleus: np.ndarray
     cytoplasm: np.ndarray
     background: np.ndarray
+    young: np.ndarray
+    granule: np.ndarray
+    precipitate: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,9 @@ class Camera:
         demosaic: (3,) blur of the noise of each channel by the interpolation of the colour mosaic, pixels.
         sharpening: weight of the camera's own unsharp mask.
         glare: part of the light that the lens scatters over the neighbourhood.
+        tint: (2,) how much bluer (less red) the light gets from the middle to the edge (row, column).
+        tilt: (3,) where the field leaves focus: direction (row, column) and added blur at its far end, pixels.
+        pixels_per_um: magnification.
     """
 
     defocus: np.ndarray
@@ -52,53 +63,73 @@ class Camera:
     demosaic: np.ndarray
     sharpening: float
     glare: float
+    tint: np.ndarray
+    tilt: np.ndarray
+    pixels_per_um: float = PIXELS_PER_UM
 
 
-# After published smears (AneRBC): most are bluish, some purple, some buff. Each line: how often, mean density of a red
-# cell, grey level of the empty field.
+# After published smears. Each line: how often, mean density of a red cell, grey level of the empty field, how far
+# either strays (standard deviation of the logarithm). The first four are AneRBC's bluish, purple and two buff slides;
+# the last stands for other laboratories (Chula's are grey, green or blue; eosin alone is pink).
 _PALETTES = (
-    (0.72, (0.132, 0.149, 0.063), (213.0, 213.0, 214.0)),
-    (0.15, (0.105, 0.172, 0.055), (213.0, 208.0, 216.0)),
-    (0.13, (0.100, 0.128, 0.072), (233.0, 213.0, 193.0)),
+    (0.55, (0.133, 0.152, 0.063), (212.0, 211.0, 213.0), 0.05, 0.010),
+    (0.12, (0.118, 0.190, 0.062), (206.0, 203.0, 209.0), 0.07, 0.012),
+    (0.12, (0.066, 0.086, 0.053), (233.0, 210.0, 187.0), 0.08, 0.012),
+    (0.09, (0.130, 0.180, 0.085), (225.0, 198.0, 181.0), 0.08, 0.015),
+    (0.12, (0.085, 0.145, 0.075), (190.0, 188.0, 188.0), 0.20, 0.055),
 )
-_GLARE_REACH = 6.0  # pixels
+_GLARE_WIDTH = 11  # pixels of a box passed twice, about a Gaussian of 4.5 pixels
 # Green has two of the mosaic's four sites, so the least noise; the values are those of the published smears.
-_GRAIN = (1.1, 0.75, 0.9)
-_PLATELET = (0.06, 0.36, 0.03)
-_NUCLEUS = (0.42, 0.62, 0.17)
-_CYTOPLASM = (0.075, 0.115, 0.04)
+_GRAIN = (1.12, 0.84, 0.86)
+_PLATELET = (0.11, 0.40, 0.05)
+_NUCLEUS = (0.27, 0.88, 0.13)
+_CYTOPLASM = (0.060, 0.145, 0.028)
+_YOUNG = (0.20, 0.02, -0.14)
+_GRANULE = (0.03, 0.30, 0.16)
+_PRECIPITATE = (0.20, 0.56, 0.10)
 
 
 def draw_stain(rng: np.random.Generator) -> Stain:
     """Draw stain and light of one image. It is told nothing of the subject: colour must not give the class away."""
-    weights = np.array([weight for weight, _, _ in _PALETTES])
-    _, red_cell, background = _PALETTES[int(rng.choice(len(_PALETTES), p=weights / weights.sum()))]
-    intensity = np.exp(rng.normal(0, 0.14))
-    tint = np.exp(rng.normal(0, 0.06, 3))
-    other = np.exp(rng.normal(0, 0.15))
-    light = np.asarray(background) * np.exp(rng.normal(0, 0.025)) * np.exp(rng.normal(0, 0.007, 3))
+    weights = np.array([palette[0] for palette in _PALETTES])
+    _, red_cell, background, stray, light_stray = _PALETTES[int(rng.choice(len(_PALETTES), p=weights / weights.sum()))]
+    intensity = np.exp(rng.normal(0.12, 0.19))
+    tint = np.exp(rng.normal(0, stray, 3))
+    other = np.exp(rng.normal(0, 0.18))
+    light = np.asarray(background) * np.exp(rng.normal(0, 0.025 + light_stray)) * np.exp(rng.normal(0, light_stray, 3))
+    hue = tint * np.exp(rng.normal(0, 0.10, 3)) * other
     return Stain(
         red_cell=np.asarray(red_cell) * intensity * tint,
-        platelet=np.asarray(_PLATELET) * other * tint,
-        nucleus=np.asarray(_NUCLEUS) * other * tint,
-        cytoplasm=np.asarray(_CYTOPLASM) * other * tint,
-        background=np.clip(light, 0, 245),
+        platelet=np.asarray(_PLATELET) * hue,
+        nucleus=np.asarray(_NUCLEUS) * hue,
+        cytoplasm=np.asarray(_CYTOPLASM) * hue,
+        background=np.clip(light, 60, 247),
+        young=np.asarray(_YOUNG),
+        granule=np.asarray(_GRANULE) * hue,
+        precipitate=np.asarray(_PRECIPITATE) * hue,
     )
 
 
 def draw_camera(rng: np.random.Generator) -> Camera:
-    """Draw focus, light fall-off and noise of one image."""
-    focus = float(np.clip(rng.normal(1.12, 0.17), 0.7, 1.7))
+    """Draw magnification, focus, light fall-off and noise of one image."""
+    focus = float(np.clip(np.exp(rng.normal(0.10, 0.36)), 0.5, 2.2))
+    usual, magnification, spread = rng.uniform() < 0.75, rng.uniform(), rng.normal(0, 0.03)
+    corner, tilted = rng.uniform(size=2)
+    direction = rng.uniform(0, 2 * np.pi)
     return Camera(
-        defocus=focus * np.array([1.0, 0.92, 1.18]),
-        fringe=rng.normal(0, 0.22, 2),
-        gradient=rng.normal(0, 0.014, 2),
-        vignetting=float(rng.uniform(0, 0.04)),
-        electrons=float(rng.uniform(5000, 9000)),
-        read_noise=float(rng.uniform(1.2, 2.2)),
-        demosaic=np.array([0.55, 0.40, 0.60]),
-        sharpening=float(rng.uniform(0.1, 0.5)),
-        glare=float(rng.uniform(0.10, 0.26)),
+        defocus=focus * np.array([1.0, 0.92, 1.15]),
+        fringe=rng.normal(0, 0.25, 2),
+        gradient=rng.normal(0, 0.018, 2),
+        vignetting=float(rng.uniform(0, 0.05) + (rng.uniform(0.1, 0.4) if corner < 0.05 else 0)),
+        electrons=float(rng.uniform(4000, 10000)),
+        read_noise=float(rng.uniform(1.0, 2.8)),
+        demosaic=rng.uniform(0.22, 0.55) * np.array([1.0, 0.95, 1.1]),
+        sharpening=float(0.6 * rng.uniform() ** 2),
+        glare=float(rng.uniform(0.12, 0.38)),
+        tint=rng.normal(0, 0.008, 2),
+        tilt=np.array([np.sin(direction), np.cos(direction), rng.uniform(0.5, 1.6) if tilted < 0.3 else 0.0]),
+        # Most pictures of a set share one magnification; the others stand for other microscopes.
+        pixels_per_um=float(PIXELS_PER_UM * np.exp(spread)) if usual else float(2.1 * (4.6 / 2.1) ** magnification),
     )
 
 
@@ -111,13 +142,20 @@ def transmit(density: np.ndarray, stain: Stain, camera: Camera) -> np.ndarray:
         camera: gives the unevenness of the light.
 
     Returns:
-        (h, w, 3) grey levels before lens and camera, 0 to 255 and not rounded.
+        (h, w, 3) float32 grey levels before lens and camera, 0 to 255 and not rounded.
     """
     height, width = density.shape[:2]
-    rows, columns = np.linspace(-1, 1, height)[:, None], np.linspace(-1, 1, width)[None, :]
-    falloff = 1 + camera.gradient[0] * rows + camera.gradient[1] * columns
+    rows = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
+    columns = np.linspace(-1, 1, width, dtype=np.float32)[None, :]
+    falloff = 1 + float(camera.gradient[0]) * rows + float(camera.gradient[1]) * columns
     falloff = falloff - camera.vignetting * (rows**2 + columns**2) / 2
-    return stain.background * falloff[..., None] * np.exp(-np.log(10) * density)
+    bluer = float(camera.tint[0]) * rows + float(camera.tint[1]) * columns
+    light = np.exp(np.float32(-np.log(10)) * density.astype(np.float32, copy=False))
+    light *= stain.background.astype(np.float32)
+    light[..., 0] *= falloff * (1 - bluer)
+    light[..., 1] *= falloff
+    light[..., 2] *= falloff * (1 + bluer)
+    return light
 
 
 def expose(light: np.ndarray, camera: Camera, rng: np.random.Generator) -> np.ndarray:
@@ -131,26 +169,50 @@ def expose(light: np.ndarray, camera: Camera, rng: np.random.Generator) -> np.nd
     Returns:
         (h, w, 3) uint8.
     """
-    channels = []
+    return to_eight_bits(develop(light, camera, rng))
+
+
+def to_eight_bits(light: np.ndarray) -> np.ndarray:
+    """Round grey levels to uint8; what is brighter than white or darker than black is cut off."""
+    return np.clip(np.rint(light), 0, 255).astype(np.uint8)
+
+
+def develop(light: np.ndarray, camera: Camera, rng: np.random.Generator) -> np.ndarray:
+    """Return the picture of :func:`expose` before it is rounded: (h, w, 3) float32."""
+    picture = np.empty(light.shape, np.float32)
+    farther = _out_of_focus(light.shape[:2], camera) if camera.tilt[2] else None
     for channel, side in enumerate((1, 0, -1)):
-        image = ndimage.gaussian_filter(light[..., channel], camera.defocus[channel], mode="nearest", truncate=3)
-        if side:
+        image = _blur(np.ascontiguousarray(light[..., channel], np.float32), camera.defocus[channel])
+        if farther is not None:
+            image = image + farther * (_blur(image, camera.tilt[2]) - image)
+        if side and camera.fringe.any():
             image = ndimage.shift(image, side * camera.fringe, order=1, mode="nearest")
-        image = (1 - camera.glare) * image + camera.glare * ndimage.gaussian_filter(
-            image, _GLARE_REACH, mode="nearest", truncate=3
-        )
-        image = image + camera.sharpening * (image - ndimage.gaussian_filter(image, 2.0, mode="nearest", truncate=3))
-        channels.append(image + _noise(image, camera, channel, rng))
-    return np.clip(np.rint(np.stack(channels, axis=-1)), 0, 255).astype(np.uint8)
+        if camera.glare:
+            around = ndimage.uniform_filter(image, _GLARE_WIDTH, mode="nearest")
+            image = image + camera.glare * (ndimage.uniform_filter(around, _GLARE_WIDTH, mode="nearest") - image)
+        if camera.sharpening:
+            image = image + camera.sharpening * (image - ndimage.uniform_filter(image, 5, mode="nearest"))
+        picture[..., channel] = image + _noise(image, camera, channel, rng)
+    return picture
+
+
+def _blur(image: np.ndarray, sd: float) -> np.ndarray:
+    return ndimage.gaussian_filter(image, sd, mode="nearest", truncate=3)
+
+
+def _out_of_focus(shape: tuple[int, int], camera: Camera) -> np.ndarray:
+    """Weight (h, w) of the added blur: 0 at the near end of the field, 1 at the far end."""
+    rows, columns = np.linspace(-1, 1, shape[0])[:, None], np.linspace(-1, 1, shape[1])[None, :]
+    return np.clip(0.5 + (camera.tilt[0] * rows + camera.tilt[1] * columns) / 2, 0, 1).astype(np.float32)
 
 
 def _noise(image: np.ndarray, camera: Camera, channel: int, rng: np.random.Generator) -> np.ndarray:
     """Draw shot noise (grows with the light) and read noise, smeared as the interpolation of the colour mosaic does."""
     levels_per_electron = 255 / camera.electrons
     sigma = np.sqrt(np.clip(image, 0, None) * levels_per_electron + camera.read_noise**2)
-    grain = rng.standard_normal(image.shape)
+    grain = rng.standard_normal(image.shape, np.float32)
     width = camera.demosaic[channel]
     if width > 0:
-        grain = ndimage.gaussian_filter(grain, width, mode="wrap")
+        grain = ndimage.gaussian_filter(grain, width, mode="wrap", truncate=2.5)
         grain = grain / max(float(grain.std()), 1e-12)
-    return sigma * grain * _GRAIN[channel]
+    return sigma * grain * np.float32(_GRAIN[channel])

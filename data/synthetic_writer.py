@@ -23,6 +23,7 @@ from util.errors import UserError
 
 TREE = "AneRBC-I"
 NOTICE = "SYNTHETIC.txt"
+MASKS = ("red_cells", "stained")
 _FEW = 16  # below this many pictures, starting processes takes longer than it saves
 _MOST_WORKERS = 16
 _FOLDERS = ("Original_images", "Binary_segmented", "Instances", "CBC_reports")
@@ -31,13 +32,14 @@ _CELL_COLUMNS = [field.name for field in fields(CellTruth)]
 
 @dataclass(frozen=True)
 class _Job:
-    """One picture to write: into which tree, which of the series, under which stem."""
+    """One picture to write: into which tree, which of the series, under which stem, with which masks."""
 
     tree: Path
     index: int
     seed: int
     size: int
     stem: str
+    masks: str
 
 
 def image_stem(index: int, seed: int, count: int) -> str:
@@ -53,7 +55,14 @@ def image_path(stem: str, folder: str = "Original_images", suffix: str = ".png")
 
 
 def write_dataset(
-    out: Path, *, count: int, seed: int, size: int = 300, workers: int | None = None, overwrite: bool = False
+    out: Path,
+    *,
+    count: int,
+    seed: int,
+    size: int = 300,
+    workers: int | None = None,
+    overwrite: bool = False,
+    masks: str = "red_cells",
 ) -> None:
     """Write a synthetic data set; the same count, seed and size give the same bytes with any number of workers.
 
@@ -69,6 +78,8 @@ def write_dataset(
         seed: which series.
         size: side of the pictures, pixels.
         workers: processes; 1 is this one, None lets the count and the processors decide.
+        masks: what ``Binary_segmented`` shows: "red_cells" alone, or all that is "stained" (as AneRBC's own masks do):
+            red cells, platelets and white cells. Instances and cells.csv are red cells either way.
         overwrite: replace a synthetic data set that lies at ``out``. Anything else there is never replaced.
 
     Raises:
@@ -77,15 +88,18 @@ def write_dataset(
     out = Path(out).resolve()
     check_arguments(seed=seed, size=size)
     _check_count(count, workers)
+    _check_masks(masks)
     _check_free(out, overwrite)
     with _built_beside(out) as partial:
         tree = partial / TREE
         for folder in (f"{name}_individuals/{kind}" for name in CLASS_NAMES for kind in _FOLDERS):
             (tree / folder).mkdir(parents=True)
-        jobs = [_Job(tree, index, seed, size, image_stem(index, seed, count)) for index in range(count)]
+        jobs = [_Job(tree, index, seed, size, image_stem(index, seed, count), masks) for index in range(count)]
         _write_cells(tree / "cells.csv", jobs, _run(jobs, _worker_count(workers, count)))
         _write_truth(tree / "truth.csv", jobs)
         notice = f"Everything here is synthetic: no patient, no real smear. seed {seed}, count {count}, size {size}"
+        if masks != MASKS[0]:
+            notice += f", masks {masks}"
         (tree / NOTICE).write_text(f"{notice}, synthesis version {SYNTHESIS_VERSION}\n", encoding="utf-8")
 
 
@@ -99,6 +113,13 @@ def _check_count(count: int, workers: int | None) -> None:
         )
     if workers is not None and workers < 1:
         raise UserError("workers", expected="1 or more", found=str(workers), remedy="give 1 to work in this process")
+
+
+def _check_masks(masks: str) -> None:
+    if masks not in MASKS:
+        raise UserError(
+            "masks of synthetic smears", expected=" or ".join(MASKS), found=masks, remedy="name one of these"
+        )
 
 
 def _check_free(out: Path, overwrite: bool) -> None:
@@ -184,7 +205,9 @@ def _write_picture(job: _Job) -> list[CellTruth]:
     smear = synthesize(job.index, seed=job.seed, size=job.size)
     pictures = {
         "Original_images": smear.rgb,
-        "Binary_segmented": np.where(smear.mask, 0, 255).astype(np.uint8),
+        "Binary_segmented": np.where(smear.mask if job.masks == "red_cells" else smear.stained, 0, 255).astype(
+            np.uint8
+        ),
         "Instances": smear.instances,
     }
     for folder, pixels in pictures.items():
@@ -208,7 +231,7 @@ def _plain(cell: CellTruth) -> dict[str, str | int]:
     """Return the cell's fields as text: three decimals, and 0 or 1 for no and yes."""
     values = asdict(cell)
     rounded = {name: f"{value:.3f}" for name, value in values.items() if isinstance(value, float)}
-    return {**values, **rounded, "overlapped": int(cell.overlapped), "on_border": int(cell.on_border)}
+    return {**values, **rounded, **{name: int(value) for name, value in values.items() if isinstance(value, bool)}}
 
 
 def _write_truth(path: Path, jobs: list[_Job]) -> None:

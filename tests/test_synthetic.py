@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,16 +16,32 @@ from data.records import ANEMIC, HEALTHY
 from data.synthetic import (
     CellTruth,
     SyntheticSmear,
+    artefacts_of,
+    camera_of,
+    film_of,
     label_and_severity,
     paint_cells,
     stain_of,
     stream,
     synthesize,
 )
-from data.synthetic_cells import RedCell, cell_kind, central_pallor, draw_red_cell, render_cell, thickness
+from data.synthetic_artefacts import (
+    Artefacts,
+    Pointer,
+    compress,
+    dirt_density,
+    draw_artefacts,
+    hidden_by_pointer,
+    lay_pointer,
+    pointer_cover,
+)
+from data.synthetic_cells import PIXELS_PER_UM, Film, RedCell, cell_kind, draw_red_cell
 from data.synthetic_layout import scatter
 from data.synthetic_optics import Camera, Stain, draw_camera, draw_stain, expose, transmit
-from data.synthetic_populations import POPULATIONS, blood_count_report, draw_subject
+from data.synthetic_particles import paint_fibre, paint_platelets, paint_precipitate
+from data.synthetic_populations import POPULATIONS, SHAPE_KINDS, blood_count_report, draw_subject
+from data.synthetic_render import RIM_BEYOND_MASK, central_pallor, central_pallors, render_cell, thickness
+from data.synthetic_white_cells import WHITE_CELL_KINDS, WhiteCell, draw_white_cells, paint_white_cell
 from data.synthetic_writer import write_dataset
 from util.errors import UserError
 
@@ -39,7 +55,7 @@ def smears() -> list[SyntheticSmear]:
 
 def _perfect_camera() -> Camera:
     nothing = np.zeros(2)
-    return Camera(np.full(3, 1e-6), nothing, nothing, 0.0, 1e12, 0.0, np.zeros(3), 0.0, 0.0)
+    return Camera(np.full(3, 1e-6), nothing, nothing, 0.0, 1e12, 0.0, np.zeros(3), 0.0, 0.0, nothing, np.zeros(3))
 
 
 def _same(first: SyntheticSmear, second: SyntheticSmear) -> bool:
@@ -92,7 +108,7 @@ def test_truth_of_free_cells_equals_what_the_instances_measure(smears):
     for smear in smears:
         for number, cell in enumerate(smear.cells, start=1):
             rows, columns = np.nonzero(smear.instances == number)
-            if cell.overlapped or cell.on_border:
+            if cell.overlapped or cell.on_border or cell.hidden:
                 assert rows.size <= cell.area_px
                 continue
             checked += 1
@@ -198,21 +214,28 @@ def test_target_cell_is_dark_in_the_middle_of_its_pallor():
 
 def test_load_is_the_mean_haemoglobin():
     drawn, mask, _, _ = render_cell(RedCell("disc", 11.0, load=0.7, slope=(0.1, -0.05), shift=(0.1, 0.1)), 30.0, 30.0)
-    assert drawn[mask].mean() == pytest.approx(0.7)
-    assert not drawn[~mask].any()
+    assert drawn.sum() == pytest.approx(0.7 * np.pi * 11**2, rel=1e-4)
+    assert drawn[mask].sum() > 0.9 * drawn.sum()
+    grown = ndimage.binary_dilation(mask, np.ones((3, 3)))
+    assert not drawn[~grown].any()
 
 
 def test_kinds_are_named_by_shape_then_pallor_then_size():
-    assert cell_kind(RedCell("teardrop", 5.0)) == "teardrop"
-    assert cell_kind(RedCell("disc", 10.0, centre=0.3, width=1.8)) == "hypochromic"
-    assert [cell_kind(RedCell("disc", radius)) for radius in (8.0, 10.0, 12.5)] == ["microcyte", "normal", "macrocyte"]
+    def name(cell: RedCell) -> str:
+        return cell_kind(cell, central_pallor(cell))
+
+    assert name(RedCell("teardrop", 5.0)) == "teardrop"
+    assert name(RedCell("disc", 10.0, centre=0.3, width=1.8)) == "hypochromic"
+    assert [name(RedCell("disc", radius)) for radius in (8.0, 10.0, 12.5)] == ["microcyte", "normal", "macrocyte"]
+    twice = [name(RedCell("disc", 2 * radius, pixels_per_um=2 * PIXELS_PER_UM)) for radius in (8.0, 10.0, 12.5)]
+    assert twice == ["microcyte", "normal", "macrocyte"], "names go by the cell, not by the magnification"
 
 
 # --- light ---------------------------------------------------------------------------------------------------------
 
 
 def test_densities_add_where_cells_overlap():
-    stain = Stain(np.array([0.12, 0.15, 0.06]), *np.zeros((3, 3)), np.array([220.0, 220.0, 220.0]))
+    stain = Stain(np.array([0.12, 0.15, 0.06]), *np.zeros((3, 3)), np.full(3, 220.0), *np.zeros((3, 3)))
     camera = _perfect_camera()
     cells = [RedCell("spherocyte", 16.0), RedCell("spherocyte", 14.0)]
     places = np.array([[40.0, 48.0], [58.0, 48.0]])
@@ -244,7 +267,7 @@ def test_noise_is_that_of_light_and_sensor():
     camera = replace(_perfect_camera(), electrons=6000.0, read_noise=2.0)
     flat = np.full((200, 200, 3), 180.0)
     spread = expose(flat, camera, np.random.default_rng(1)).std(axis=(0, 1))
-    expected = np.sqrt(180 * 255 / 6000 + 4) * np.array([1.1, 0.75, 0.9])
+    expected = np.sqrt(180 * 255 / 6000 + 4) * np.array([1.12, 0.84, 0.86])
     np.testing.assert_allclose(spread, np.sqrt(expected**2 + 1 / 12), rtol=0.03)
 
 
@@ -292,11 +315,11 @@ def _population_means(label: int, severity: str | None) -> tuple[float, float]:
     for number in range(40):
         rng = np.random.default_rng([number, label, severity == "Chronic"])
         subject = draw_subject(label, severity, rng)
-        if "macrocytic" in subject.population.name:
+        if label == ANEMIC and "iron" not in subject.population.name:
             continue
-        cells = [draw_red_cell(subject, 1.1, rng) for _ in range(40)]
+        cells = [draw_red_cell(subject, Film(edge=0.25), rng) for _ in range(40)]
         diameters += [2 * cell.radius for cell in cells]
-        pallors += [central_pallor(cell) for cell in cells]
+        pallors += central_pallors(cells).tolist()
     return float(np.mean(diameters)), float(np.mean(pallors))
 
 
@@ -310,11 +333,11 @@ def test_measured_truth_of_pictures_differs_between_classes():
     pictures = [synthesize(index, seed=21, size=64) for index in range(60)]
 
     def means(label: int, field: str) -> list[float]:
-        chosen = [s for s in pictures if s.label == label and "macrocytic" not in s.subject.population.name]
+        chosen = [s for s in pictures if s.label == label and (not label or "iron" in s.subject.population.name)]
         return [float(np.mean([getattr(cell, field) for cell in smear.cells])) for smear in chosen]
 
     assert (
-        stats.ttest_ind(means(HEALTHY, "diameter_px"), means(ANEMIC, "diameter_px"), alternative="greater").pvalue
+        stats.ttest_ind(means(HEALTHY, "diameter_um"), means(ANEMIC, "diameter_um"), alternative="greater").pvalue
         < 1e-3
     )
     assert (
@@ -376,6 +399,425 @@ def test_spans_and_shares_are_possible():
             population.cells_per_field,
         ):
             assert span.low <= span.mean <= span.high and span.sd > 0
+
+
+# --- kinds of cell, measured on what is drawn ----------------------------------------------------------------------
+
+
+def _drawn_kind(kind: str, number: int) -> tuple[RedCell, np.ndarray]:
+    """A cell of a wanted kind, as the generator draws it, and its mask at a magnification that shows its shape."""
+    base = POPULATIONS[0]
+    shares = tuple(float(name == kind) for name in SHAPE_KINDS)
+    population = replace(base, kinds=shares, roughness=0.0, polychromasia=0.0)
+    subject = replace(draw_subject(HEALTHY, None, np.random.default_rng(0)), population=population)
+    cell = draw_red_cell(subject, Film(), np.random.default_rng([3, number]), pixels_per_um=8.0)
+    assert cell.kind == kind
+    return cell, render_cell(cell, 90.0, 90.0)[1]
+
+
+def _axes_and_solidity(mask: np.ndarray) -> tuple[float, float]:
+    spatial = pytest.importorskip("scipy.spatial")
+    rows, columns = np.nonzero(mask)
+    small, large = np.linalg.eigvalsh(np.cov(columns, rows))
+    hull = spatial.ConvexHull(np.column_stack([columns, rows]) + 0.0)
+    return float(np.sqrt(large / small)), float(mask.sum() / hull.volume)
+
+
+def _peaks_around(mask: np.ndarray) -> int:
+    """Projections: maxima of the outline's distance from the middle against its own running mean."""
+    rows, columns = np.nonzero(mask & ~ndimage.binary_erosion(mask))
+    down, right = rows - np.nonzero(mask)[0].mean(), columns - np.nonzero(mask)[1].mean()
+    bins = ((np.arctan2(down, right) + np.pi) / (2 * np.pi) * 72).astype(int) % 72
+    distance = np.array([np.hypot(down, right)[bins == number].max() for number in range(72)])
+    smooth = distance - ndimage.uniform_filter1d(distance, 13, mode="wrap")
+    return int(((smooth > np.roll(smooth, 1)) & (smooth >= np.roll(smooth, -1)) & (smooth > 0.8)).sum())
+
+
+def test_sickle_cells_are_long_and_bent():
+    for number in range(6):
+        elongation, solidity = _axes_and_solidity(_drawn_kind("sickle", number)[1])
+        assert elongation > 1.9 and solidity < 0.97
+    straight = replace(_drawn_kind("sickle", 0)[0], bend=0.0)
+    bent = replace(straight, bend=0.4)
+    solid, curved = (_axes_and_solidity(render_cell(cell, 90.0, 90.0)[1])[1] for cell in (straight, bent))
+    assert curved < solid - 0.1
+    pallor = [central_pallor(_drawn_kind("sickle", number)[0]) for number in range(6)]
+    assert max(pallor) == 0.0
+
+
+def test_burr_cells_bear_many_even_projections():
+    for number in range(6):
+        cell, mask = _drawn_kind("burr", number)
+        assert 9 <= cell.spikes <= 14
+        assert abs(_peaks_around(mask) - cell.spikes) <= 2
+    assert _peaks_around(render_cell(RedCell("disc", 28.0), 90.0, 90.0)[1]) <= 2
+
+
+def test_fragments_are_small_and_cut_straight():
+    for number in range(6):
+        cell, mask = _drawn_kind("schistocyte", number)
+        assert mask.sum() < 0.92 * np.pi * (7.2 * 8 / 2) ** 2
+        assert 1 <= len(cell.cuts) <= 2 and central_pallor(cell) == 0.0
+    cut = RedCell("schistocyte", 28.0, cuts=((0.0, 0.2),))
+    _, mask, _, left = render_cell(cut, 90.0, 90.0)
+    ends = [int(np.flatnonzero(row)[-1]) + left for row in mask[mask.any(axis=1)][6:-6]]
+    assert np.ptp(ends) <= 1, "one side is a straight line"
+
+
+def test_young_cells_are_large_bluish_and_without_pallor():
+    subject = draw_subject(HEALTHY, None, np.random.default_rng(0))
+    young = replace(subject, population=replace(subject.population, polychromasia=1.0, kinds=(0.0,) * 8))
+    old = replace(subject, population=replace(subject.population, polychromasia=0.0, kinds=(0.0,) * 8))
+    rngs = (np.random.default_rng(1), np.random.default_rng(1))
+    first, second = (
+        [draw_red_cell(one, Film(), rng) for _ in range(50)] for one, rng in zip((young, old), rngs, strict=True)
+    )
+    assert np.mean([cell.radius for cell in first]) > 1.04 * np.mean([cell.radius for cell in second])
+    assert max(central_pallors(first)) < 0.1 and not any(cell.polychromasia for cell in second)
+    painted = paint_cells([first[0], second[0]], np.array([[20.0, 20.0], [50.0, 20.0]]), (40, 70))
+    assert painted.young[20, 20] > 0.3 * painted.load[20, 20] and not painted.young[:, 36:].any()
+    stain = stain_of(0, 0)
+    assert stain.young[0] > stain.young[1] > stain.young[2], "red and green are held back more than blue"
+
+
+def test_kinds_have_a_share_each():
+    for population in POPULATIONS:
+        assert len(population.kinds) == len(SHAPE_KINDS)
+    sickle = next(population for population in POPULATIONS if "sickle" in population.name)
+    subject = replace(draw_subject(ANEMIC, "Chronic", np.random.default_rng(1)), population=sickle)
+    rng = np.random.default_rng(4)
+    kinds = [draw_red_cell(subject, Film(), rng).kind for _ in range(3000)]
+    for kind, share in zip(SHAPE_KINDS, sickle.kinds, strict=True):
+        assert kinds.count(kind) / 3000 == pytest.approx(share, abs=4 * np.sqrt(share / 3000) + 1e-9)
+
+
+# --- the edge of the mask ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sd", [0.7, 1.2, 1.8])
+def test_mask_ends_where_density_is_about_half_of_the_rim(sd):
+    cell = RedCell("disc", 10.4, edge=0.25, centre=0.6)
+    painted = paint_cells([cell], np.array([[30.3, 29.8]]), (60, 60))
+    seen = ndimage.gaussian_filter(painted.load, sd)
+    inside = painted.instances > 0
+    distance = np.where(
+        inside, 0.5 - ndimage.distance_transform_edt(inside), ndimage.distance_transform_edt(~inside) - 0.5
+    )
+    rim = max(seen[(distance >= low) & (distance < low + 1)].mean() for low in np.arange(-7, 0, 0.5))
+    edge = seen[np.abs(distance) < 0.75].mean()
+    assert 0.36 < edge / rim < 0.52
+    assert 0 < RIM_BEYOND_MASK < 0.5
+
+
+# --- the film ------------------------------------------------------------------------------------------------------
+
+
+def test_additivity_sets_how_dark_an_overlap_is():
+    cells, places = [RedCell("spherocyte", 14.0)] * 2, np.array([[40.0, 40.0], [52.0, 40.0]])
+    alone = [paint_cells(cells[:1], places[number : number + 1], (80, 90)).load for number in (0, 1)]
+    for additivity in (0.0, 0.4, 1.0):
+        both = paint_cells(cells, places, (80, 90), additivity=additivity).load
+        expected = np.maximum(*alone) + additivity * np.minimum(*alone)
+        np.testing.assert_allclose(both, expected, atol=1e-5)
+
+
+def test_rouleaux_lie_on_each_other_in_chains(rng):
+    radii, nothing = np.full(60, 10.0), np.zeros((0, 3))
+    chained = scatter(radii, 0, 400, crowding=0.0, rouleaux=0.8, obstacles=nothing, rng=rng)
+    steps = np.hypot(*np.diff(chained, axis=0).T)
+    assert np.mean((steps > 9) & (steps < 16)) > 0.5
+    loose = scatter(radii, 0, 400, crowding=0.0, obstacles=nothing, rng=rng)
+    assert np.mean(np.hypot(*np.diff(loose, axis=0).T) < 16) < 0.05
+
+
+def _cells_on(film: Film, count: int = 300) -> list[RedCell]:
+    subject, rng = draw_subject(HEALTHY, None, np.random.default_rng(0)), np.random.default_rng(2)
+    return [draw_red_cell(subject, film, rng) for _ in range(count)]
+
+
+def test_crenation_ghosts_stretch_and_flatness_of_a_film():
+    plain = _cells_on(Film())
+    assert np.mean([cell.kind == "burr" for cell in _cells_on(Film(crenation=0.5))]) == pytest.approx(0.5, abs=0.12)
+    assert np.mean([cell.kind == "burr" for cell in plain]) < 0.05
+    ghosts = [cell.load for cell in _cells_on(Film(ghosts=1.0))]
+    assert np.mean(ghosts) < 0.6 * np.mean([cell.load for cell in plain])
+    long = _cells_on(Film(stretch=1.35, stretch_angle=0.5))
+    assert np.mean([cell.axis_ratio for cell in long]) > np.mean([cell.axis_ratio for cell in plain]) + 0.2
+    turned = np.exp(2j * np.array([cell.angle for cell in long if cell.kind == "disc"]))
+    assert abs(turned.mean()) > 0.5 and np.angle(turned.mean()) / 2 == pytest.approx(0.5, abs=0.15)
+    pallor = [central_pallors(_cells_on(Film(flatness=flatness))).mean() for flatness in (0.3, 1.0, 3.0)]
+    assert pallor[0] > pallor[1] > pallor[2]
+    pits = [central_pallors(_cells_on(Film(dimple=dimple))).mean() for dimple in (0.7, 1.3)]
+    assert pits[0] < pits[1] - 0.1
+
+
+def _with(monkeypatch, *, film: Film | None = None, artefacts: Artefacts | None = None, **camera: object) -> None:
+    """Let the next pictures have a given film, artefacts and fields of the camera."""
+    if film is not None:
+        monkeypatch.setattr("data.synthetic.film_of", lambda index, seed: film)
+    if artefacts is not None:
+        monkeypatch.setattr("data.synthetic.artefacts_of", lambda index, seed: artefacts)
+    if camera:
+        real = camera_of
+        monkeypatch.setattr("data.synthetic.camera_of", lambda index, seed: replace(real(index, seed), **camera))
+
+
+_CLEAN = Artefacts(None, np.zeros((0, 3)), 0, None)
+
+
+def test_density_holes_and_refraction_of_a_film(monkeypatch):
+    def shown(film: Film) -> SyntheticSmear:
+        _with(monkeypatch, film=film, artefacts=_CLEAN, pixels_per_um=PIXELS_PER_UM, sharpening=0.0, glare=0.0)
+        return synthesize(0, seed=5, size=200)
+
+    few, many = shown(Film(density=0.5)), shown(Film(density=1.2))
+    assert len(many.cells) > 1.8 * len(few.cells)
+    assert ndimage.distance_transform_edt(~shown(Film(holes=4.0)).mask).max() > 1.3 * (
+        ndimage.distance_transform_edt(~many.mask).max()
+    )
+    plain, bright = shown(Film(density=0.6)), shown(Film(density=0.6, refraction=0.8))
+    assert np.array_equal(plain.mask, bright.mask)
+    away = ndimage.distance_transform_edt(~plain.mask)
+    rings = [smear.rgb[(away > 2) & (away < 4)].mean() - smear.rgb[away > 9].mean() for smear in (plain, bright)]
+    assert rings[1] > rings[0] + 1.5
+
+
+def test_magnification_scales_cells_but_not_their_truth_in_micrometres(monkeypatch):
+    smears = []
+    for pixels_per_um in (2.2, 4.4):
+        _with(monkeypatch, pixels_per_um=pixels_per_um)
+        smears.append(synthesize(0, seed=8, size=300))
+    small, large = smears
+    assert (small.pixels_per_um, large.pixels_per_um) == (2.2, 4.4)
+    mean = [np.mean([cell.diameter_px for cell in smear.cells]) for smear in smears]
+    assert mean[1] / mean[0] == pytest.approx(2.0, rel=0.06)
+    micrometres = [np.mean([cell.diameter_um for cell in smear.cells]) for smear in smears]
+    assert micrometres[0] == pytest.approx(micrometres[1], rel=0.06)
+    assert len(small.cells) > 2.5 * len(large.cells)
+    assert all(cell.diameter_um == pytest.approx(cell.diameter_px / 4.4) for cell in large.cells)
+
+
+def test_magnification_varies_but_is_usually_that_of_the_published_pictures():
+    drawn = np.array([camera_of(index, 1).pixels_per_um for index in range(400)])
+    assert 0.65 < np.mean(np.abs(drawn / PIXELS_PER_UM - 1) < 0.1) < 0.9
+    assert drawn.min() < 2.4 and drawn.max() > 4.2
+
+
+# --- particles -----------------------------------------------------------------------------------------------------
+
+
+def test_platelets_lie_beside_the_cells(rng):
+    occupied = np.zeros((300, 300), bool)
+    occupied[:, :150] = True
+    canvas = np.zeros((300, 300))
+    paint_platelets(300.0, canvas, rng, PIXELS_PER_UM, occupied)
+    beside, on = (canvas[:, 155:] > 0.2).sum(), (canvas[:, :145] > 0.2).sum()
+    assert 0 < on < 0.35 * beside
+    # 2.2 um across: about 5 pixels of a pixel's area each, a few in clumps and giants.
+    assert 0.5 < (canvas > 0.2).sum() / (300 * np.pi * (1.1 * PIXELS_PER_UM) ** 2) < 1.7
+
+
+def test_precipitate_and_fibres_are_as_many_as_asked(rng):
+    grains = np.zeros((300, 300))
+    paint_precipitate(0.0, grains, rng)
+    assert not grains.any()
+    paint_precipitate(200.0, grains, rng)
+    assert 120 < ndimage.label(grains > 0, np.ones((3, 3)))[1] < 230
+    fibre = np.zeros((300, 300))
+    paint_fibre(fibre, np.random.default_rng(0))
+    _, pieces = ndimage.label(fibre > 0, np.ones((3, 3)))
+    assert pieces == 1 and (fibre > 0).sum() > 20
+
+
+def test_white_cells_come_in_all_kinds_and_look_their_kind(rng):
+    drawn = [cell for _ in range(700) for cell in draw_white_cells(2.0, 300, rng, PIXELS_PER_UM)]
+    kinds = [cell.kind for cell in drawn]
+    assert set(kinds) == set(WHITE_CELL_KINDS)
+    assert kinds.count("neutrophil") > kinds.count("lymphocyte") > kinds.count("monocyte") > kinds.count("basophil")
+    radius = {kind: np.mean([cell.radius for cell in drawn if cell.kind == kind]) for kind in WHITE_CELL_KINDS}
+    assert radius["lymphocyte"] < radius["neutrophil"] < radius["monocyte"]
+    assert all(len(cell.lobes) == 1 for cell in drawn if cell.kind == "lymphocyte")
+    assert all(len(cell.lobes) >= 2 for cell in drawn if cell.kind == "neutrophil")
+
+    def painted(kind: str) -> np.ndarray:
+        maps = np.zeros((3, 90, 90))
+        lobes = np.array([[38.0, 45.0, 8.0], [52.0, 45.0, 8.0]])
+        paint_white_cell(WhiteCell(45.0, 45.0, 20.0, lobes, kind), *maps, np.random.default_rng(0))
+        return maps.sum(axis=(1, 2))
+
+    neutrophil, eosinophil, smudge = (painted(kind) for kind in ("neutrophil", "eosinophil", "smudge"))
+    assert neutrophil[0] > 100 and neutrophil[1] > 100 and neutrophil[2] == 0
+    assert eosinophil[2] > 100 and smudge[0] > 100 and smudge[1] == smudge[2] == 0
+
+
+def test_the_film_makes_dense_cells_and_ghosts_of_any_subject():
+    dense = _cells_on(Film(dense=0.3))
+    contracted = [cell for cell in dense if cell.kind == "spherocyte"]
+    assert len(contracted) / len(dense) == pytest.approx(0.3, abs=0.1)
+    plain = np.mean([cell.load for cell in dense if cell.kind == "disc"])
+    assert np.mean([cell.load for cell in contracted]) > 1.3 * plain
+    assert np.mean([2 * cell.radius for cell in contracted]) < 0.9 * np.mean(
+        [2 * cell.radius for cell in _cells_on(Film())]
+    )
+    assert min(cell.polychromasia for cell in _cells_on(Film(ghosts=1.0))) < -0.5
+
+
+def test_stained_mask_adds_platelets_and_white_cells(smears):
+    found = 0
+    for smear in smears:
+        more = smear.stained & ~smear.mask
+        assert not (smear.mask & ~smear.stained).any()
+        if more.sum() > 30:
+            found += 1
+            field = np.median(smear.rgb[ndimage.distance_transform_edt(~smear.stained) > 5], axis=0)
+            assert np.median(smear.rgb[ndimage.binary_erosion(more)], axis=0)[1] < field[1] - 15
+    assert found >= 4
+
+
+# --- artefacts -----------------------------------------------------------------------------------------------------
+
+
+def _pointer(**changes: object) -> Pointer:
+    return replace(Pointer("yellow", 0, 0.5, 60.0, 30.0, 0.0, 0.0), **changes)
+
+
+def test_a_pointer_is_a_wedge_on_its_edge(rng):
+    cover = pointer_cover(_pointer(), 120, rng)
+    assert cover[118, 60] > 0.9 and cover[30, 60] == pytest.approx(0, abs=1e-3) and cover[118, 20] < 0.01
+    widths = [(cover[row] > 0.5).sum() for row in (115, 95, 75)]
+    assert widths[0] > widths[1] + 5 > widths[2] + 10
+    middles = [
+        tuple(np.round(ndimage.center_of_mass(pointer_cover(_pointer(side=side), 120, rng))).astype(int) > 59)
+        for side in (0, 2)
+    ]
+    assert middles[0][0] and not middles[1][0]
+    columns = [ndimage.center_of_mass(pointer_cover(_pointer(side=side), 120, rng))[1] for side in (1, 3)]
+    assert columns[0] < 40 and columns[1] > 80
+
+
+def test_yellow_covers_and_green_lets_through():
+    cover = np.zeros((20, 20), np.float32)
+    cover[:, 10:] = 1
+    light = np.full((20, 20, 3), 200.0, np.float32)
+    light[10:] = 120.0
+    yellow, green = (lay_pointer(light, _pointer(colour=name), cover) for name in ("yellow", "green"))
+    assert yellow[2, 15] == pytest.approx([255, 255, 135]) and yellow[15, 15] == pytest.approx([255, 255, 135])
+    assert green[2, 15, 1] > 240 and green[2, 15, 0] > green[15, 15, 0] + 50, "what lies behind still shows"
+    assert np.array_equal(green[:, :10], light[:, :10])
+    assert (
+        hidden_by_pointer(_pointer(), cover).sum() == 200
+        and not hidden_by_pointer(_pointer(colour="green"), cover).any()
+    )
+
+
+def test_what_the_pointer_or_dirt_hides_is_in_no_mask(monkeypatch):
+    _with(monkeypatch, artefacts=_CLEAN)
+    free = synthesize(2, seed=4, size=200)
+    pointer = replace(_CLEAN, pointer=_pointer(length=150.0, width=90.0))
+    dirt = replace(_CLEAN, dirt=np.array([[0.5, 0.5, 40.0]]))
+    for artefacts in (pointer, dirt):
+        _with(monkeypatch, artefacts=artefacts)
+        smear = synthesize(2, seed=4, size=200)
+        lost = free.mask & ~smear.mask
+        assert lost.sum() > 300 and not (smear.mask & ~free.mask).any()
+        hidden = [number for number, cell in enumerate(smear.cells, start=1) if cell.hidden]
+        assert hidden and all(
+            0 < (smear.instances == number).sum() < smear.cells[number - 1].area_px for number in hidden
+        )
+        near = ndimage.binary_dilation(lost, np.ones((3, 3)))
+        touched = set(np.unique(smear.instances[near])) - {0}
+        assert set(hidden) & touched and not any(cell.hidden for cell in free.cells)
+        colour = smear.rgb[lost].mean(axis=0)
+        assert colour.max() < 60 if artefacts is dirt else (colour[:2] > 235).all() and colour[2] < 190
+
+
+def test_dirt_is_black_and_where_it_was_put(rng):
+    assert dirt_density(_CLEAN, (100, 100), rng) is None
+    density = dirt_density(replace(_CLEAN, dirt=np.array([[0.7, 0.3, 10.0]])), (100, 100), rng)
+    assert density is not None and density.max() > 1.5
+    assert np.hypot(*(np.array(ndimage.center_of_mass(density)) - (30, 70))) < 8
+
+
+def test_compression_leaves_its_grid_of_eight_pixels(rng):
+    rgb = synthesize(0, seed=0, size=128).rgb
+    assert compress(rgb, None) is rgb
+    noisy = np.clip(rng.normal(128, 20, (160, 160, 3)), 0, 255).astype(np.uint8)
+    steps = np.abs(np.diff(compress(noisy, 20).astype(float).mean(axis=2), axis=1)).mean(axis=0)
+    assert steps[7::8].mean() > 1.15 * np.delete(steps, np.s_[7::8]).mean()
+    assert compress(noisy, 95).shape == noisy.shape
+
+
+def test_artefacts_are_as_frequent_as_stated():
+    drawn = [draw_artefacts(np.random.default_rng([number, 3])) for number in range(1500)]
+    assert np.mean([bool(one.pointer) for one in drawn]) == pytest.approx(0.06, abs=0.02)
+    assert np.mean([len(one.dirt) > 0 for one in drawn]) == pytest.approx(0.07, abs=0.02)
+    assert np.mean([one.jpeg_quality is not None for one in drawn]) == pytest.approx(0.2, abs=0.04)
+    assert {one.pointer.colour for one in drawn if one.pointer} == {"yellow", "green"}
+
+
+def test_tilted_field_is_blurred_at_its_far_end():
+    light = np.full((160, 160, 3), 200.0)
+    light[::8] = 100.0
+    camera = replace(_perfect_camera(), defocus=np.full(3, 0.5), tilt=np.array([0.0, 1.0, 1.5]))
+    picture = expose(light, camera, np.random.default_rng(0)).astype(float)
+    contrast = [np.ptp(picture[40:120, column, 1]) for column in (5, 80, 155)]
+    assert contrast[0] > contrast[1] + 5 > contrast[2] + 10
+
+
+def test_light_may_turn_bluer_across_the_field():
+    stain = stain_of(0, 0)
+    camera = replace(_perfect_camera(), tint=np.array([0.0, 0.03]))
+    light = transmit(np.zeros((40, 40, 3)), stain, camera)
+    ratio = light[20, :, 2] / light[20, :, 0]
+    assert ratio[-1] / ratio[0] == pytest.approx((1.03 / 0.97) ** 2, rel=1e-3)
+
+
+# --- nothing but the blood tells the class -------------------------------------------------------------------------
+
+
+def _numbers(index: int, seed: int) -> list[float]:
+    """All that was drawn for the picture's preparation, light, camera and artefacts, as numbers."""
+    stain, camera, film, artefacts = (source(index, seed) for source in (stain_of, camera_of, film_of, artefacts_of))
+    numbers = np.concatenate([np.ravel(value) for value in (*vars(stain).values(), *vars(camera).values())]).tolist()
+    numbers += [float(value) for value in astuple(film)]
+    return [
+        *numbers,
+        float(artefacts.pointer is not None),
+        float(len(artefacts.dirt)),
+        float(artefacts.jpeg_quality or 0),
+    ]
+
+
+@pytest.mark.parametrize("wanted", ["label", "grade"])
+def test_a_classifier_of_preparation_and_camera_is_at_chance(wanted):
+    ensemble = pytest.importorskip("sklearn.ensemble")
+    selection = pytest.importorskip("sklearn.model_selection")
+    truth = [label_and_severity(index, 6) for index in range(500)]
+    kept = [index for index, (label, _) in enumerate(truth) if wanted == "label" or label == ANEMIC]
+    target = np.array([truth[i][0] if wanted == "label" else truth[i][1] == "Mild" for i in kept], int)
+    features = np.array([_numbers(index, 6) for index in kept])
+    forest = ensemble.RandomForestClassifier(100, random_state=0)
+    accuracy = selection.cross_val_score(forest, features, target, cv=5).mean()
+    assert abs(accuracy - 0.5) < 3.3 * np.sqrt(0.25 / len(kept))
+    leak = np.column_stack([features, target + np.random.default_rng(0).normal(0, 0.5, len(kept))])
+    assert selection.cross_val_score(forest, leak, target, cv=5).mean() > 0.7, "a leak would be seen"
+
+
+def test_a_classifier_of_the_empty_field_is_at_chance():
+    """The picture's own background: its colour, its evenness, its noise."""
+    ensemble = pytest.importorskip("sklearn.ensemble")
+    selection = pytest.importorskip("sklearn.model_selection")
+    features, labels = [], []
+    for index in range(160):
+        smear = synthesize(index, seed=17, size=64)
+        field = smear.rgb[ndimage.distance_transform_edt(~smear.mask) > 6].astype(float)
+        if len(field) < 40:
+            continue
+        features.append([*np.median(field, axis=0), *field.std(axis=0)])
+        labels.append(smear.label)
+    forest = ensemble.RandomForestClassifier(200, random_state=0)
+    score = selection.cross_val_score(forest, np.array(features), labels, cv=5).mean()
+    assert abs(score - 0.5) < 3.3 * np.sqrt(0.25 / len(labels))
 
 
 # --- blood counts --------------------------------------------------------------------------------------------------
@@ -463,6 +905,19 @@ def test_workers_do_not_change_a_byte(tree, tmp_path):
     assert _files(tmp_path / "two") == _files(tree)
 
 
+def test_masks_of_a_data_set_may_show_all_that_is_stained(tree, tmp_path):
+    write_dataset(tmp_path / "all", count=4, seed=1, size=96, workers=1, masks="stained")
+    ours, theirs = _files(tree), _files(tmp_path / "all")
+    changed = {name for name in ours if ours[name] != theirs[name]}
+    assert any("Binary_segmented" in name for name in changed)
+    assert all("Binary_segmented" in name or name.endswith("SYNTHETIC.txt") for name in changed)
+    masks = [name for name in sorted(theirs) if "Binary_segmented" in name and "Healthy" in name]
+    index = next(index for index in range(2) if label_and_severity(index, 1)[0] == HEALTHY)
+    drawn = np.asarray(Image.open(tmp_path / "all" / masks[0])) == 0
+    assert np.array_equal(drawn, synthesize(index, seed=1, size=96).stained)
+    assert "masks stained" in (tmp_path / "all" / "AneRBC-I" / "SYNTHETIC.txt").read_text()
+
+
 def test_overwrite_replaces_a_synthetic_set_and_nothing_else(tmp_path):
     out = tmp_path / "smears"
     out.mkdir()
@@ -499,6 +954,7 @@ def test_failure_leaves_nothing_behind(tmp_path, monkeypatch):
         ({"size": 5000}, "size"),
         ({"seed": -1}, "seed"),
         ({"workers": 0}, "workers"),
+        ({"masks": "blue"}, "masks"),
     ],
 )
 def test_bad_arguments_are_the_users_errors(tmp_path, wrong, says):
