@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.readers import pair_errors, parent_of, read_dataroot
-from data.records import ANEMIC, HEALTHY
+from data.images import read_smear, read_truth
+from data.readers import pair_errors, parent_of, read_dataroot, survey_dataroot
+from data.records import ANEMIC, HEALTHY, SmearRecord
 from util.errors import UserError
 
 ANEMIC_IMAGES = "Anemic_individuals/Original_images"
@@ -257,6 +258,312 @@ def test_names_in_two_unicode_forms_pair(tmp_path):
     assert len(read_dataroot(tmp_path)) == 1
 
 
+# class folders
+
+
+@pytest.mark.parametrize(
+    ("folder", "label", "severity"),
+    [
+        ("healthy", HEALTHY, None),
+        ("Normal", HEALTHY, None),
+        ("Non-Anemic", HEALTHY, None),
+        ("non anaemic", HEALTHY, None),
+        ("Healthy_individuals", HEALTHY, None),
+        ("ANEMIC", ANEMIC, None),
+        ("anaemia", ANEMIC, None),
+        ("mild", ANEMIC, "Mild"),
+        ("Severe anemia", ANEMIC, "Chronic"),
+        ("chronic", ANEMIC, "Chronic"),
+        ("anemic/severe", ANEMIC, "Chronic"),
+        ("anemic/patient 7", ANEMIC, None),
+    ],
+)
+def test_class_folder_says_class_and_severity(tmp_path, folder, label, severity):
+    path = put(tmp_path / folder / "1.png")
+    (record,) = read_dataroot(tmp_path)
+    assert record == SmearRecord(
+        f"{folder}/1.png",
+        path,
+        label=label,
+        severity=severity,
+        parent=f"{folder}/1.png",
+        severity_source="folder" if severity else "",
+    )
+
+
+def test_class_folders_below_the_sides_of_a_split(tmp_path):
+    for name in ("train/healthy/1.png", "train/mild/2.png", "Validation/normal/3.png", "test/anemic/0001_05_a.png"):
+        put(tmp_path / name)
+    put_text(tmp_path / "train/notes.txt", "not below a class folder: passed over")
+    put_text(tmp_path / "docs/notes.txt", "no images: passed over")
+    records = {record.name: record for record in read_dataroot(tmp_path)}
+    assert {name: (record.split, record.label) for name, record in records.items()} == {
+        "train/healthy/1.png": ("train", HEALTHY),
+        "train/mild/2.png": ("train", ANEMIC),
+        "Validation/normal/3.png": ("val", HEALTHY),
+        "test/anemic/0001_05_a.png": ("test", ANEMIC),
+    }
+    assert records["test/anemic/0001_05_a.png"].parent == "001_a"
+
+
+def test_names_are_data(tmp_path):
+    names = [
+        "a b.png",
+        'it\'s "x".png',
+        "血 ä.png",
+        "100%25#?.png",
+        "\u05d3\u05dd\u202e.png",
+        "<script>.png",
+        "=1+1.png",
+    ]
+    for name in names:
+        put(tmp_path / "healthy" / name)
+    assert [record.name for record in read_dataroot(tmp_path)] == sorted(f"healthy/{name}" for name in names)
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [
+        ("anemic/001_h.png", "do not agree"),
+        ("healthy/mild/1.png", "do not agree"),
+        ("mild/severe/1.png", "do not agree"),
+        ("healthy/normal/anemic/1.png", "do not agree"),
+        ("loose.png", "outside the class folders"),
+        ("moderate/1.png", "says no class"),
+        ("masks/1.png", "says no class"),
+        ("healthy/Binary_segmented/1.png", "a folder of masks"),
+        ("healthy/1.gif", "not an image"),
+        ("healthy/fine.bmp", "two images of the same name"),
+        ("train/healthy/1.png", "on a side of the split and some are not"),
+    ],
+)
+def test_class_folders_that_contradict_themselves_are_refused(tmp_path, name, word):
+    put(tmp_path / "healthy/fine.png")
+    put(tmp_path / "x.png").rename(put_text(tmp_path / name, ""))
+    error = refusal(tmp_path)
+    assert word in error.what
+    records, problems = survey_dataroot(tmp_path)
+    assert {"healthy/fine.png", "healthy/fine.bmp"} & {record.name for record in records}
+    assert [problem.what for problem in problems] == [error.what]
+
+
+def test_letter_at_the_end_of_any_other_name_is_no_class(tmp_path):
+    put(tmp_path / "healthy/image_a.png")
+    assert read_dataroot(tmp_path)[0].label == HEALTHY
+
+
+def test_labels_csv_beside_class_folders(tmp_path):
+    put(tmp_path / "healthy/1.png")
+    put(tmp_path / "anemic/2.png")
+    put_text(tmp_path / "labels.csv", "image,label,severity,parent\nanemic/2.png,,severe,P\nhealthy/1.png,Anemic,,\n")
+    two, one = read_dataroot(tmp_path)
+    assert (two.label, two.severity, two.severity_source, two.parent) == (ANEMIC, "Chronic", "labels.csv", "P")
+    assert (one.label, one.severity, one.parent) == (ANEMIC, None, "healthy/1.png")
+
+
+# side-by-side images
+
+
+def smear_and_cells(seed: int, side: int = 60) -> tuple[np.ndarray, np.ndarray]:
+    """A pink smear with dark discs, uint8 (side, side, 3), and where they are, bool (side, side)."""
+    rng = np.random.default_rng(seed)
+    row, column = np.mgrid[:side, :side]
+    cells = np.zeros((side, side), bool)
+    for y, x in rng.uniform(8, side - 8, (6, 2)):
+        cells |= (row - y) ** 2 + (column - x) ** 2 < 36
+    rgb = np.where(cells[..., None], (180, 90, 110), (235, 215, 225)) + rng.normal(0, 6, (side, side, 1))
+    return rgb.astype(np.uint8), cells
+
+
+def put_joined(path: Path, seed: int = 1, *, dark: bool = False, swapped: bool = False) -> np.ndarray:
+    rgb, cells = smear_and_cells(seed)
+    mask = np.repeat(np.where(cells ^ dark, 255, 0).astype(np.uint8)[..., None], 3, axis=2)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.hstack([mask, rgb] if swapped else [rgb, mask])).save(path, quality=90)
+    return cells
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_joined_images_are_told_by_content_with_their_polarity(tmp_path, dark, suffix):
+    names = [f"{name}{suffix}" for name in ("1", "2", "0003_a")]
+    cells = [put_joined(tmp_path / name, seed, dark=dark) for seed, name in enumerate(names)]
+    records = read_dataroot(tmp_path)
+    assert [record.name for record in records] == sorted(names)
+    for record in records:
+        truth = cells[names.index(record.name)]
+        assert record.side_by_side and record.mask == record.image and record.mask_dark is dark
+        assert (read_truth(record) == truth).mean() > (0.999 if suffix == ".png" else 0.97)
+        assert read_smear(record).shape == (60, 60, 3)
+    assert [record.label for record in records] == [ANEMIC, None, None]
+    assert pair_errors(records) == []
+
+
+def test_joined_images_in_class_folders_of_a_split(tmp_path):
+    put_joined(tmp_path / "train/healthy/1.png")
+    put_joined(tmp_path / "test/severe/2.png")
+    test, train = read_dataroot(tmp_path)
+    assert (test.split, test.label, test.severity) == ("test", ANEMIC, "Chronic")
+    assert (train.split, train.label, train.severity) == ("train", HEALTHY, None)
+    assert test.side_by_side and train.side_by_side
+
+
+def test_plain_class_folders_are_not_taken_for_joined_images(tmp_path):
+    for seed in range(3):
+        rgb, _ = smear_and_cells(seed)
+        path = put(tmp_path / f"healthy/{seed}.png")
+        Image.fromarray(rgb).save(path)
+    assert not any(record.side_by_side or record.mask for record in read_dataroot(tmp_path))
+
+
+def test_mask_without_cells_takes_the_usual_polarity(tmp_path):
+    put_joined(tmp_path / "1.png", dark=True)
+    rgb, _ = smear_and_cells(5)
+    Image.fromarray(np.hstack([rgb, np.full_like(rgb, 255)])).save(tmp_path / "2.png")
+    empty = read_dataroot(tmp_path)[1]
+    assert empty.mask_dark and not read_truth(empty).any()
+
+
+def test_mask_with_grey_edges_and_a_coloured_pointer_is_a_mask(tmp_path):
+    put_joined(tmp_path / "1.png")
+    pixels = np.array(Image.open(tmp_path / "1.png"))
+    pixels[:6, 60:] = (230, 40, 40)
+    pixels[::7, 60:] //= 2
+    Image.fromarray(pixels).save(tmp_path / "1.png")
+    (record,) = read_dataroot(tmp_path)
+    assert record.side_by_side and not record.mask_dark
+
+
+def test_masks_that_are_not_all_drawn_alike_are_refused_with_two_named(tmp_path):
+    for seed in range(3):
+        put_joined(tmp_path / f"white{seed}.png", seed)
+    put_joined(tmp_path / "dark.png", 7, dark=True)
+    error = refusal(tmp_path)
+    assert "not all drawn alike" in error.what
+    assert str(tmp_path / "dark.png") in error.found and str(tmp_path / "white0.png") in error.found
+    records, problems = survey_dataroot(tmp_path)
+    assert len(problems) == 1 and [record.mask_dark for record in records] == [True, False, False, False]
+
+
+def test_halves_that_do_not_go_together_are_no_sign_of_joined_images(tmp_path):
+    rgb, cells = smear_and_cells(1)
+    noise = np.random.default_rng(0).random(cells.shape) < 0.5
+    mask = np.repeat(np.where(noise, 255, 0).astype(np.uint8)[..., None], 3, axis=2)
+    Image.fromarray(np.hstack([rgb, mask])).save(tmp_path / "1.png")
+    assert "unknown layout" in refusal(tmp_path).what
+    put_joined(tmp_path / "2.png")
+    assert [record.mask_dark for record in read_dataroot(tmp_path)] == [False, False]
+
+
+def test_file_that_is_no_pair_among_joined_ones_is_refused(tmp_path):
+    put_joined(tmp_path / "1.png")
+    put_joined(tmp_path / "3.png")
+    for name, content in {
+        "plain": np.hstack([smear_and_cells(2)[0]] * 2),
+        "odd": smear_and_cells(2)[0][:, :-1],
+    }.items():
+        path = tmp_path / "2.png"
+        Image.fromarray(content).save(path)
+        error = refusal(tmp_path)
+        assert str(path) in error.what and str(tmp_path / "1.png") in error.expected, name
+        assert ("59 pixels" if name == "odd" else "colour") in error.found
+        records, problems = survey_dataroot(tmp_path)
+        assert [record.name for record in records] == ["1.png", "3.png"] and len(problems) == 1
+    put_joined(path, swapped=True)
+    assert "the left half" in refusal(tmp_path).found
+    path.write_bytes(b"no image")
+    assert str(path) in refusal(tmp_path).what
+
+
+# manifest
+
+
+def test_manifest_as_the_data_root_and_in_it(tmp_path):
+    put(tmp_path / "images/b.png")
+    put(tmp_path / "images/a.png")
+    text = "image,label\nb.png,1\na.png,0\n"
+    inside = put_text(tmp_path / "images/manifest.csv", text)
+    outside = put_text(tmp_path / "tables/list.CSV", text)
+    for records in (
+        read_dataroot(inside),
+        read_dataroot(tmp_path / "images"),
+        read_dataroot(outside, image_root=tmp_path / "images"),
+        survey_dataroot(str(outside), image_root=str(tmp_path / "images"))[0],
+    ):
+        assert [(record.name, record.label) for record in records] == [("a.png", HEALTHY), ("b.png", ANEMIC)]
+        assert records[0].image == tmp_path / "images/a.png"
+
+
+def test_manifest_beside_another_layout_must_be_chosen(tmp_path):
+    put(tmp_path / "healthy/1.png")
+    path = put_text(tmp_path / "manifest.csv", "image,label\nhealthy/1.png,1\n")
+    error = refusal(tmp_path)
+    assert "manifest and class folders" in error.found and str(path) in error.remedy
+    assert read_dataroot(path)[0].label == ANEMIC
+
+
+def test_image_root_without_a_manifest_is_refused(tmp_path):
+    put(tmp_path / "healthy/1.png")
+    with pytest.raises(UserError, match="no manifest"):
+        read_dataroot(tmp_path, image_root=tmp_path)
+
+
+def test_sizes_of_a_manifests_pairs_are_compared(tmp_path):
+    put(tmp_path / "a.png")
+    put(tmp_path / "m.png", (4, 4))
+    path = put_text(tmp_path / "list.csv", "image,mask\na.png,m.png\n")
+    assert "another size" in refusal(path).what
+    put_text(path, "image,side_by_side\na.png,1\n")
+    put(tmp_path / "a.png", (7, 6))
+    assert "side by side" in refusal(path).what
+
+
+# survey
+
+
+def test_survey_lists_all_records_and_all_problems_of_anerbc(tmp_path):
+    make_anerbc(tmp_path)
+    put(tmp_path / ANEMIC_IMAGES / "003_h.png")
+    put(tmp_path / "Anemic_individuals/Binary_segmented/004_a.png")
+    put(tmp_path / "Anemic_individuals/Binary_segmented/005_a.png")
+    put_text(tmp_path / HEALTHY_IMAGES / "notes.txt", "x")
+    (tmp_path / HEALTHY_IMAGES / "gone.png").symlink_to(tmp_path / "nowhere")
+    records, problems = survey_dataroot(tmp_path)
+    assert {Path(record.name).stem: record.label for record in records} == {
+        "001_a": ANEMIC,
+        "002_a": ANEMIC,
+        "003_h": None,
+        "001_h": HEALTHY,
+        "002_h": HEALTHY,
+    }
+    texts = "\n".join(map(str, problems))
+    for part in ("only in Binary_segmented: '004_a.png'", "'005_a.png'", "only in Original_images: '003_h.png'"):
+        assert part in texts
+    assert "003_h.png: name and folder" in texts and "notes.txt: not an image" in texts and "gone.png: broken" in texts
+    assert len(problems) == 6
+
+
+def test_survey_of_a_paired_tree_goes_on_past_bad_rows(tmp_path):
+    make_paired(tmp_path, ["healthy/1_a.png", "2.png", "3.png"])
+    (tmp_path / "binary/3.png").unlink()
+    put_text(tmp_path / "labels.csv", "image,label\n2.png,sick\nnone.png,1\n3.png,1\n")
+    records, problems = survey_dataroot(tmp_path)
+    assert [(record.name, record.label) for record in records] == [
+        ("rgb/2.png", None),
+        ("rgb/3.png", ANEMIC),
+        ("rgb/healthy/1_a.png", None),
+    ]
+    assert records[1].mask is None and len(problems) == 4
+
+
+def test_survey_without_anything_to_list(tmp_path):
+    for root in (tmp_path, tmp_path / "none"):
+        with pytest.raises(UserError):
+            survey_dataroot(root)
+    path = put_text(tmp_path / "list.csv", "image\nnone.png\n")
+    assert [len(part) for part in survey_dataroot(path)] == [0, 1]
+
+
 # every tree
 
 
@@ -290,7 +597,9 @@ def test_missing_root_file_as_root_empty_folder_and_unknown_layout(tmp_path):
         put(tmp_path / "flat" / f"{number}.png")
     (tmp_path / "flat" / "sub").mkdir()
     error = refusal(tmp_path / "flat")
-    assert "'0.png'" in error.found and "4 more" in error.found and "rgb/" in error.expected
+    assert "'0.png'" in error.found and "4 more" in error.found
+    for looked_for in ("Original_images", "rgb/", "manifest.csv", "healthy/", "left half"):
+        assert looked_for in error.expected
 
 
 def test_tree_without_images_is_refused(tmp_path):
@@ -383,3 +692,14 @@ def test_real_trees(shared_data):
     large = read_dataroot(shared_data / "anerbc_1224x960")
     assert len(large) == 14 and all(record.mask for record in large)
     assert sum(record.label == ANEMIC for record in large) == 7
+    for folder in ("chula_rbc12/Dataset", "bbbc041seg/masks"):
+        assert "unknown layout" in refusal(shared_data / folder).what
+
+
+def test_real_masks_reduced_and_joined(shared_data, tmp_path):
+    for record in read_dataroot(shared_data / "anerbc_1224x960")[::4]:
+        halves = [Image.open(path).convert("RGB").resize((300, 240)) for path in (record.image, record.mask)]
+        put(tmp_path / "x.png").unlink()
+        Image.fromarray(np.hstack([np.asarray(half) for half in halves])).save(tmp_path / Path(record.name).name)
+    joined = read_dataroot(tmp_path)
+    assert len(joined) == 4 and all(record.mask_dark and record.side_by_side for record in joined)
