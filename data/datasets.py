@@ -6,33 +6,44 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from data.augment import Augmentation
+from data.contents import describe_contents
+from data.groups import blood_counts
 from data.images import otsu_mask, read_smear, read_truth
+from data.leaks import (
+    FINGERPRINTS,
+    Learned,
+    accept,
+    accepted,
+    check_groups,
+    find_leaks,
+    learned_before,
+    near_words,
+    open_leaks,
+    read_fingerprints,
+    write_fingerprints,
+)
 from data.loader import BatchLoader, DecodedSmears, decode
+from data.near_duplicates import NearPair, find_near_duplicates
 from data.readers import read_dataroot
 from data.records import CLASS_NAMES, SmearRecord
-from data.splits import (
-    SIDES,
-    SplitRow,
-    check_groups,
-    content_digests,
-    described,
-    make_split,
-    place,
-    read_split,
-    rows_digest,
-)
+from data.split_file import leak_error
+from data.splits import ACCEPTED, SIDES, SplitRow, described, given_split, make_split, place, read_split, rows_digest
 from data.synthetic_writer import NOTICE, TREE, read_severities, write_dataset
 from util.errors import UserError
 
 SYNTHETIC = "synthetic"
 SYNTHETIC_FOLDER = Path("datasets")
+_SOON_COMPARED = 2000  # images up to which a search for near duplicates needs no bar
+_LEAKS_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -44,12 +55,21 @@ class Dataset:
         records: its smears, sorted by name.
         digests: hash of the decoded pixels of each.
         synthetic: everything here was made by the synthesiser.
+        fingerprints: of each image, uint8 (N, FINGERPRINT_BYTES), or None where near duplicates are not looked for.
     """
 
     root: Path
     records: list[SmearRecord]
     digests: list[str]
     synthetic: bool
+    fingerprints: npt.NDArray[np.uint8] | None = None
+
+    @cached_property
+    def near(self) -> list[NearPair]:
+        """Pairs of its images that show the same cells."""
+        if self.fingerprints is None:
+            return []
+        return find_near_duplicates(self.fingerprints, progress=len(self.records) > _SOON_COMPARED)
 
 
 @dataclass(frozen=True)
@@ -79,18 +99,33 @@ def is_synthetic(root: Path) -> bool:
     return any((folder / NOTICE).is_file() for folder in (root, root / TREE))
 
 
-def open_dataset(dataroot: str, *, synthetic_count: int = 240, seed: int = 0, workers: int | None = None) -> Dataset:
+def open_dataset(
+    dataroot: str,
+    *,
+    image_root: Path | None = None,
+    synthetic_count: int = 240,
+    seed: int = 0,
+    workers: int | None = None,
+) -> Dataset:
     """Read a data root, or the embedded data set where ``dataroot`` is the word ``synthetic``.
+
+    Args:
+        dataroot: the folder, the manifest, or the word.
+        image_root: folder to which the paths in a manifest are relative, by default its own.
+        synthetic_count: images of the embedded data set.
+        seed: its series.
+        workers: threads that read images, by default one a core.
 
     Raises:
         UserError: it is missing, empty, of no known layout, or holds a file that cannot be read.
     """
     root = embedded_root(synthetic_count, seed) if dataroot == SYNTHETIC else Path(dataroot)
-    records, synthetic = read_dataroot(root), is_synthetic(root)
+    records, synthetic = read_dataroot(root, image_root=image_root), is_synthetic(root)
     if synthetic:
         grades = read_severities(root)
         records = [replace(record, severity=grades.get(_within_tree(record.name))) for record in records]
-    return Dataset(root, records, content_digests(records, workers), synthetic)
+    digests, fingerprints = describe_contents(records, workers)
+    return Dataset(root, records, digests, synthetic, fingerprints)
 
 
 def _within_tree(name: str) -> str:
@@ -105,37 +140,97 @@ def split_for_training(
     fractions: tuple[float, float, float],
     seed: int,
     drop_duplicates: bool,
+    split_by: str = "group",
+    block_size: int = 50,
+    folds: int = 0,
+    fold: int = 0,
+    split_from: str = "auto",
+    leaks: str = "stop",
     continued: bool = False,
 ) -> list[SplitRow]:
-    """The split of a run: from a file, or drawn by group and stratified.
+    """The split of a run: from a file, as the data set gives it, or drawn and stratified.
 
     A user's file says which image stands on which side; labels, masks and blood counts are taken from the data. The
     file of a run that is continued must also agree with the data in labels and in which images have masks.
 
     Args:
         dataset: the images.
-        split_file: the file, or None to draw a split.
+        split_file: the file, or None.
         fractions: shares of train, val and test of a split that is drawn.
         seed: of a split that is drawn.
-        drop_duplicates: whether a split that is drawn leaves the ``exclusions`` out.
+        drop_duplicates: whether the ``exclusions`` are left out where no file says what is.
+        split_by: "group", or "blocks" for contiguous blocks of the numbers in the images' names.
+        block_size: numbers in a block.
+        folds: how many folds a drawn split has; 0 draws one hold-out split.
+        fold: which of them is the test side, from 1; 0 without folds.
+        split_from: "data" takes the sides that the data set gives, "draw" never, "auto" where it gives some.
+        leaks: "stop" refuses a file or a given split whose sides share what belongs together; "report" writes it into
+            the rows' reasons.
         continued: the file is the record of the run that goes on.
 
     Raises:
-        UserError: the file is no split of this data root or parts what belongs together, or there are too few groups
-            to draw one.
+        UserError: the file is no split of this data root; a file or the data's split parts what belongs together; the
+            data gives no split that can be used; there are too few groups to draw one.
     """
-    if split_file is None:
-        return make_split(
-            dataset.records, dataset.digests, fractions=fractions, seed=seed, drop_duplicates=drop_duplicates
+    if split_file is not None:
+        rows = _split_of_file(dataset, split_file, continued, leaks)
+        return rows if continued else _settled(dataset, rows, str(split_file), leaks)
+    if _takes_given(dataset, split_from, drawn_otherwise=split_by != "group" or folds > 0):
+        rows = given_split(dataset.records, dataset.digests, drop_duplicates=drop_duplicates, near=dataset.near)
+        return _settled(dataset, rows, f"the split that {dataset.root} gives", leaks)
+    return make_split(
+        dataset.records,
+        dataset.digests,
+        fractions=fractions,
+        seed=seed,
+        drop_duplicates=drop_duplicates,
+        near=dataset.near,
+        split_by=split_by,
+        block_size=block_size,
+        folds=folds,
+        fold=fold,
+    )
+
+
+def _takes_given(dataset: Dataset, split_from: str, *, drawn_otherwise: bool) -> bool:
+    """Whether the data's own split is used; refuses to choose where that and a drawn one are asked for at once."""
+    gives = any(record.split is not None for record in dataset.records)
+    if split_from == "draw" or (split_from == "auto" and not gives):
+        return False
+    if not gives:
+        raise UserError(
+            f"{dataset.root} gives no split",
+            expected="train, val or test for every image, in a manifest or as folders (--split_from data)",
+            found="none for any image",
+            remedy="draw one (--split_from draw)",
         )
-    rows = read_split(split_file)
+    if drawn_otherwise:
+        raise UserError(
+            f"{dataset.root} gives a split of its own, and another is asked for",
+            expected="its split, or one that is drawn by folds or blocks",
+            found="both",
+            remedy="draw one (--split_from draw), or leave out --folds and --split_by blocks",
+        )
+    return True
+
+
+def _split_of_file(dataset: Dataset, split_file: Path, continued: bool, leaks: str) -> list[SplitRow]:
+    """The rows of a user's file or of the run that is continued, as far as the data agrees."""
+    rows = read_split(split_file, leaks=leaks == "report" and not continued)
     _check_same_images(dataset, rows, split_file, continued)
-    if continued:
-        _check_same_truth(dataset, rows, split_file)
-    else:
-        rows = _refreshed(dataset, rows)
+    if not continued:
+        return _refreshed(dataset, rows)
+    _check_same_truth(dataset, rows, split_file)
     check_groups(dataset.records, dataset.digests, rows, str(split_file))
     return rows
+
+
+def _settled(dataset: Dataset, rows: list[SplitRow], what: str, leaks: str) -> list[SplitRow]:
+    """The rows without leaks, or with those that there are written into their reasons."""
+    if leaks == "stop":
+        check_groups(dataset.records, dataset.digests, rows, what, dataset.near)
+        return rows
+    return accept(rows, find_leaks(dataset.records, dataset.digests, rows, dataset.near))
 
 
 def _check_same_images(dataset: Dataset, rows: Sequence[SplitRow], split_file: Path, continued: bool) -> None:
@@ -175,7 +270,10 @@ def _check_same_truth(dataset: Dataset, rows: Sequence[SplitRow], split_file: Pa
 def _refreshed(dataset: Dataset, rows: Sequence[SplitRow]) -> list[SplitRow]:
     """The rows with label, parent, blood count and mask as the data has them now."""
     found = {record.name: record for record in dataset.records}
-    return [described(found[row.image], row.group, row.content, row.split, row.reason) for row in rows]
+    reports = dict(zip(found, blood_counts(list(found.values())), strict=True))
+    return [
+        described(found[row.image], row.group, row.content, row.split, row.reason, reports[row.image]) for row in rows
+    ]
 
 
 def sides(dataset: Dataset, rows: Sequence[SplitRow]) -> dict[str, Side]:
@@ -213,9 +311,18 @@ def exclusion_summary(rows: Sequence[SplitRow]) -> dict[str, int]:
     return dict(kinds)
 
 
-def describe_split(dataset: Dataset, rows: Sequence[SplitRow]) -> dict[str, Any]:
-    """What a checkpoint and the report say of the data: root, size, counts by side, what was left out, digest."""
+def describe_split(dataset: Dataset, rows: Sequence[SplitRow], found: LeaksFound | None = None) -> dict[str, Any]:
+    """What a checkpoint and the report say of the data: root, size, counts by side, what was left out, leaks, digest.
+
+    Args:
+        dataset: the images.
+        rows: the split.
+        found: leaks that a test found and goes on with; those that the rows own up to are named in any case.
+    """
     parts = sides(dataset, rows)
+    owned = [f"{row.image!r} in {row.split}: {row.reason.removeprefix(ACCEPTED)}" for row in rows if accepted(row)]
+    searched = dataset.fingerprints is not None if found is None else found.searched
+    words = [*owned, *(found.words if found else [])]
     return {
         "dataroot": str(dataset.root),
         "synthetic": dataset.synthetic,
@@ -223,7 +330,25 @@ def describe_split(dataset: Dataset, rows: Sequence[SplitRow]) -> dict[str, Any]
         "excluded": exclusion_summary(rows),
         "sides": {name: class_counts(side) for name, side in parts.items()},
         "split_digest": rows_digest(rows),
+        "leaks": {
+            "count": len(words),
+            "first": words[:_LEAKS_NAMED],
+            "near_duplicates": "checked" if searched else "not checked",
+        },
     }
+
+
+@dataclass(frozen=True)
+class LeaksFound:
+    """What a test found out about leaks.
+
+    Attributes:
+        words: each leak, in words.
+        searched: whether the images to be tested were compared with those that the run has learned from.
+    """
+
+    words: list[str]
+    searched: bool
 
 
 @dataclass(frozen=True)
@@ -261,11 +386,12 @@ def load_training_data(options: Any, device: torch.device, split_path: Path) -> 
     Args:
         options: the training command's options.
         device: where the batches are made.
-        split_path: the run's split.csv; read when the run is continued, else not yet written.
+        split_path: the run's split.csv; read when the run is continued, else not yet written. The fingerprints of train
+            and val are written beside it.
 
     Raises:
-        UserError: the data cannot be read or split, the recorded split does not fit it, train or val is empty, or train
-            lacks a class.
+        UserError: the data cannot be read or split, the recorded split does not fit it, train or val is empty, train
+            lacks a class, or the run's folder cannot be written.
     """
     dataset = open_options_dataset(options)
     recorded = split_path if options.continue_train else Path(options.split_file) if options.split_file else None
@@ -276,6 +402,12 @@ def load_training_data(options: Any, device: torch.device, split_path: Path) -> 
         fractions=(1 - held_out, options.val_fraction, options.test_fraction),
         seed=options.seed,
         drop_duplicates=options.duplicates == "drop",
+        split_by=options.split_by,
+        block_size=options.block_size,
+        folds=options.folds,
+        fold=options.fold,
+        split_from=options.split_from,
+        leaks=options.leaks,
         continued=options.continue_train,
     )
     facts = describe_split(dataset, rows)
@@ -291,7 +423,18 @@ def load_training_data(options: Any, device: torch.device, split_path: Path) -> 
     val = BatchLoader(
         smears, range(count, len(learned)), crop_size=options.loadSize, augment=None, shuffle=False, **common
     )
+    _keep_fingerprints(dataset, rows, split_path.with_name(FINGERPRINTS))
     return TrainingData(smears, train, val, rows, facts)
+
+
+def _keep_fingerprints(dataset: Dataset, rows: Sequence[SplitRow], path: Path) -> None:
+    """Write what the run learns from beside its split, so that a test can tell copies of it."""
+    if dataset.fingerprints is None:
+        return
+    learned = {row.image for row in rows if row.split in ("train", "val")}
+    chosen = [index for index, record in enumerate(dataset.records) if record.name in learned]
+    names = [dataset.records[index].name for index in chosen]
+    write_fingerprints(path, Learned(names, dataset.fingerprints[chosen]), rows_digest(rows))
 
 
 def _check_sides(parts: dict[str, Side]) -> None:
@@ -334,6 +477,13 @@ def print_data(facts: dict[str, Any]) -> None:
         print(f"  left out: {count} ({reason})")
     for side, words in facts["sides"].items():
         print(f"  {side:5s}: {words}")
+    leaks = facts["leaks"]
+    for words in leaks["first"]:
+        print(f"  LEAK: {words}")
+    if leaks["count"] > len(leaks["first"]):
+        print(f"  LEAK: and {leaks['count'] - len(leaks['first'])} more")
+    if leaks["near_duplicates"] != "checked":
+        print("  near duplicates of what the run has learned from: not checked")
     sys.stdout.flush()
 
 
@@ -405,10 +555,12 @@ def load_test_data(
     rows = read_split(split_path)
     _check_digest(rows, split_path, split_digest)
     dataset = open_options_dataset(options)
-    check_groups(dataset.records, dataset.digests, rows, str(split_path))
-    facts = describe_split(dataset, rows)
-    print_data(facts)
     parts = sides(dataset, rows)
+    found = _leaks_at_test(
+        dataset, rows, parts["test"] if "test" in options.splits else None, split_path, options.leaks
+    )
+    facts = describe_split(dataset, rows, found)
+    print_data(facts)
     judged = [record for side in options.splits for record in parts[side].records]
     if not judged:
         raise UserError(
@@ -420,6 +572,37 @@ def load_test_data(
         _check_true_masks(judged, masks_from)
     sizes = (options.loadSize, options.batchSize, options.num_workers or None)
     return TestData(parts, masks_from, binary_sees, facts, *sizes)
+
+
+def _leaks_at_test(
+    dataset: Dataset, rows: Sequence[SplitRow], tested: Side | None, split_path: Path, leaks: str
+) -> LeaksFound:
+    """Look for what was learned from among what is tested; stop at it, or tell, as ``leaks`` says.
+
+    Images that the split lists with the same content were compared when it was made, and are not compared again.
+    """
+    parted = open_leaks(find_leaks(dataset.records, dataset.digests, rows))
+    if parted and leaks == "stop":
+        raise leak_error(str(split_path), parted[0].bond, parted[0].one, parted[0].other)
+    words = [leak.words() for leak in parted]
+    learned = read_fingerprints(split_path.with_name(FINGERPRINTS), rows_digest(rows))
+    if learned is None or dataset.fingerprints is None:
+        return LeaksFound(words, searched=False)
+    recorded = {(row.image, row.content) for row in rows}
+    names = {record.name for record in tested.records} if tested else set()
+    pairs = enumerate(zip((record.name for record in dataset.records), dataset.digests, strict=True))
+    asked = [index for index, pair in pairs if pair[0] in names and pair not in recorded]
+    known = learned_before(learned, [dataset.records[index].name for index in asked], dataset.fingerprints[asked])
+    side_of = {row.image: row.split for row in rows}
+    known_words = [f"{a!r} in test, {b!r} in {side_of[b]}: {near_words(value)}" for a, b, value in known]
+    if known and leaks == "stop":
+        raise UserError(
+            f"{dataset.root}: images to be tested are near duplicates of images that the run has learned from",
+            expected="smears that the network has not seen, in no crop and no copy",
+            found=f"{len(known)} pairs, first {known_words[0]}",
+            remedy="leave them out of the test, or go on and have the report say so (--leaks report)",
+        )
+    return LeaksFound([*words, *known_words], searched=True)
 
 
 def _check_digest(rows: Sequence[SplitRow], split_path: Path, split_digest: str | None) -> None:

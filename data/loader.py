@@ -1,14 +1,21 @@
-"""Smears decoded once into memory, and batches of them gathered, cut and augmented on the device."""
+"""Smears decoded once, and batches of them gathered ahead of the step, cut and augmented on the device."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
@@ -19,70 +26,137 @@ from data.images import otsu_mask, read_smear, read_truth
 from data.records import SmearRecord
 from util.errors import UserError
 
+# Of everything from a file to its entry: reading, masks, resizing. A change of any pixel must raise it, or caches keep
+# what the old code made; a test compares pixels with those recorded for this version.
+DECODING_VERSION = 1
 BYTES_PER_PIXEL = 4  # red, green, blue, mask
 HOST_SHARE = 0.8  # of free host memory that decoded smears may take: the decoders and the network need the rest
 DEVICE_SHARE = 0.4  # of free device memory
+UPLOAD_BYTES = 64_000_000  # of decoded smears gathered at a time on their way to a device
+WHITE = np.float32(255)
 UNKNOWN = -1
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+_Planes: TypeAlias = tuple[Tensor, Tensor, Tensor]
 
 
 @dataclass(eq=False)
 class DecodedSmears:
     """Smears at one square size, with masks and labels, in the order of their records.
 
-    What holds the pixels is this class's own affair: everything else asks :meth:`gather` or :meth:`planes_on`.
+    What holds the pixels is this class's own affair (memory, or a mapped file): everything else asks :meth:`gather` or
+    :meth:`entries_on`, and takes an entry apart with :func:`planes_of`.
 
     Attributes:
-        images: uint8 (N, S, S, 3).
-        masks: uint8 (N, S, S) of 0 and 1.
+        entries: uint8 (M, 4 S S), read-only where mapped; a row is an image (S, S, 3) and its mask (S, S) of 0 and 1.
+        rows: int64 (N,); the row of each smear, equal files may share one.
+        load_size: side S of the decoded images, pixels.
         has_mask: bool (N,); False where the mask is Otsu's of that image, a stand-in and no ground truth.
         labels: int64 (N,); HEALTHY, ANEMIC, or -1 where unknown.
         names: the records' names.
         sizes: (width, height) of each input file, pixels.
     """
 
-    images: Tensor
-    masks: Tensor
+    entries: npt.NDArray[np.uint8]
+    rows: npt.NDArray[np.int64]
+    load_size: int
     has_mask: Tensor
     labels: Tensor
     names: list[str]
     sizes: list[tuple[int, int]]
-    _resident: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
+    _resident: dict[torch.device, Tensor] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of_records(
+        cls,
+        records: Sequence[SmearRecord],
+        entries: npt.NDArray[np.uint8],
+        rows: npt.NDArray[np.int64],
+        load_size: int,
+        sizes: list[tuple[int, int]],
+    ) -> DecodedSmears:
+        """Put the records' names and labels beside their pixels."""
+        return cls(
+            entries,
+            rows,
+            load_size,
+            has_mask=torch.tensor([record.mask is not None for record in records], dtype=torch.bool),
+            labels=torch.tensor([UNKNOWN if record.label is None else record.label for record in records]),
+            names=[record.name for record in records],
+            sizes=sizes,
+        )
 
     def __len__(self) -> int:
         return len(self.names)
 
     @property
-    def load_size(self) -> int:
-        """Side S of the decoded images, pixels."""
-        return self.images.shape[1]
+    def images(self) -> Tensor:
+        """All images, uint8 (N, S, S, 3); a copy."""
+        return planes_of(self.gather(torch.arange(len(self))), self.load_size)[0]
 
-    def gather(self, index: Tensor, *, pinned: bool = False) -> tuple[Tensor, Tensor]:
-        """Copy images (B, S, S, 3) and masks (B, S, S) at ``index`` on the host, to page-locked memory if asked."""
-        images = torch.empty((len(index), *self.images.shape[1:]), dtype=torch.uint8, pin_memory=pinned)
-        masks = torch.empty((len(index), *self.masks.shape[1:]), dtype=torch.uint8, pin_memory=pinned)
-        torch.index_select(self.images, 0, index, out=images)
-        torch.index_select(self.masks, 0, index, out=masks)
-        return images, masks
+    @property
+    def masks(self) -> Tensor:
+        """All masks, uint8 (N, S, S) of 0 and 1; a copy."""
+        return planes_of(self.gather(torch.arange(len(self))), self.load_size)[1]
 
-    def planes_on(self, device: torch.device) -> tuple[Tensor, Tensor] | None:
-        """Images and masks whole on ``device``, or None where they would fill too much of its free memory.
+    def gather(self, index: Tensor, *, pinned: bool = False) -> Tensor:
+        """Copy the entries at ``index``, uint8 (B, 4 S S), on the host; to page-locked memory if asked."""
+        found = torch.empty((len(index), self.entries.shape[1]), dtype=torch.uint8, pin_memory=pinned)
+        # Any other mode than "raise" lets NumPy write into the result without a copy between; the rows do exist.
+        np.take(self.entries, self.rows[index.numpy()], axis=0, out=found.numpy(), mode="clip")
+        return found
+
+    def entries_on(self, device: torch.device) -> Tensor | None:
+        """The smears' entries whole on a GPU, (N, 4 S S), or None where they would fill too much of its free memory.
 
         They are copied once, whoever asks: a training and a validation loader share them.
         """
-        if device.type == "cpu":
-            return self.images, self.masks
         if device not in self._resident:
             free = torch.cuda.mem_get_info(device)[0]
-            if self.images.nbytes + self.masks.nbytes >= DEVICE_SHARE * free:
+            if len(self) * self.entries.shape[1] >= DEVICE_SHARE * free:
                 return None
-            self._resident[device] = (self.images.to(device), self.masks.to(device))
+            whole = torch.empty((len(self), self.entries.shape[1]), dtype=torch.uint8, device=device)
+            for part in torch.arange(len(self)).split(max(1, UPLOAD_BYTES // self.entries.shape[1])):
+                whole[part[0] : part[-1] + 1] = self.gather(part).to(device)
+            self._resident[device] = whole
         return self._resident[device]
+
+
+def planes_of(entries: Tensor, load_size: int) -> tuple[Tensor, Tensor]:
+    """Images (B, S, S, 3) and masks (B, S, S) as views of entries (B, 4 S S)."""
+    area = load_size**2
+    images = entries[:, : 3 * area].unflatten(1, (load_size, load_size, 3))
+    return images, entries[:, 3 * area :].unflatten(1, (load_size, load_size))
+
+
+class DecodedSmear(NamedTuple):
+    """One smear out of its files: its entry, uint8 (4 S S,), and the whole image, uint8 (H, W, 3)."""
+
+    entry: npt.NDArray[np.uint8]
+    rgb: npt.NDArray[np.uint8]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the input file, pixels."""
+        return self.rgb.shape[1], self.rgb.shape[0]
+
+
+def decode_smear(record: SmearRecord, load_size: int) -> DecodedSmear:
+    """Read a smear and its mask and resize them to one square; what is not square is stretched, the mask with it.
+
+    Raises:
+        UserError: a file that cannot be read; a mask of another size than its image.
+    """
+    rgb, mask = _read_pair(record)
+    planes = _resize_image(rgb, load_size).reshape(-1), _resize_mask(mask, load_size).reshape(-1)
+    return DecodedSmear(np.concatenate(planes), rgb)
 
 
 def decode(
     records: Sequence[SmearRecord], load_size: int, *, workers: int | None = None, progress: bool = True
 ) -> DecodedSmears:
-    """Read every smear and its mask and resize them to one square; what is not square is stretched, the mask with it.
+    """Decode every smear into memory.
 
     Args:
         records: the smears, in the order that the result keeps.
@@ -91,45 +165,58 @@ def decode(
         progress: show a bar on stderr.
 
     Raises:
-        UserError: no records; too little memory; a file that cannot be read; a mask of another size than its image.
+        UserError: no records; too little memory; what ``decode_smear`` refuses.
+    """
+    check_some(records)
+    check_memory(len(records), load_size)
+    entries = np.empty((len(records), BYTES_PER_PIXEL * load_size**2), dtype=np.uint8)
+    sizes: list[tuple[int, int]] = []
+    smears = in_order(lambda record: decode_smear(record, load_size), records, workers)
+    for i, smear in enumerate(tqdm(smears, total=len(records), desc="decoding", unit="img", disable=not progress)):
+        entries[i] = smear.entry
+        sizes.append(smear.size)
+    return DecodedSmears.of_records(records, entries, np.arange(len(records)), load_size, sizes)
+
+
+def check_some(records: Sequence[SmearRecord]) -> None:
+    """Refuse to decode nothing.
+
+    Raises:
+        UserError: there are no records.
     """
     if not records:
         raise UserError(
             "no smears to load", expected="at least one image", remedy="check --dataroot and the split file"
         )
-    _check_memory(len(records), load_size)
-    images = torch.empty((len(records), load_size, load_size, 3), dtype=torch.uint8)
-    masks = torch.empty((len(records), load_size, load_size), dtype=torch.uint8)
-
-    def fill(i: int) -> tuple[int, int]:
-        rgb, mask = _read_pair(records[i])
-        images[i] = torch.from_numpy(_resize_image(rgb, load_size))
-        masks[i] = torch.from_numpy(_resize_mask(mask, load_size))
-        return rgb.shape[1], rgb.shape[0]
-
-    return DecodedSmears(
-        images=images,
-        masks=masks,
-        has_mask=torch.tensor([record.mask is not None for record in records]),
-        labels=torch.tensor([UNKNOWN if record.label is None else record.label for record in records]),
-        names=[record.name for record in records],
-        sizes=_run_all(fill, len(records), workers, progress),
-    )
 
 
-def _run_all(
-    fill: Callable[[int], tuple[int, int]], count: int, workers: int | None, progress: bool
-) -> list[tuple[int, int]]:
-    """Call ``fill`` on 0 .. count - 1 from threads; the first error stops those not yet begun."""
-    pool = ThreadPoolExecutor(max_workers=workers or _usable_cores())
+def in_order(
+    work: Callable[[Item], Result], items: Iterable[Item], workers: int | None = None, ahead: int | None = None
+) -> Generator[Result, None, None]:
+    """Do ``work`` on each item in threads and give the results in the order of the items.
+
+    An error is raised where its result would have come. Whoever leaves early (or closes the generator) stops what has
+    not begun, and waits for what has.
+
+    Args:
+        work: what to do with an item.
+        items: on what.
+        workers: threads, by default one per usable core.
+        ahead: how many items may be begun beyond the one that is given; by default four a thread.
+    """
+    waiting, threads = iter(items), workers or usable_cores()
+    pool = ThreadPoolExecutor(threads)
     try:
-        bar = tqdm(pool.map(fill, range(count)), total=count, desc="decoding", unit="img", disable=not progress)
-        return list(bar)
+        begun = deque(pool.submit(work, item) for item in islice(waiting, ahead or 4 * threads))
+        while begun:
+            begun.extend(pool.submit(work, item) for item in islice(waiting, 1))
+            yield begun.popleft().result()  # kept in no name, so that it goes when the caller drops it
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
+    """Cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -176,7 +263,12 @@ def free_memory() -> int | None:
     return None
 
 
-def _check_memory(count: int, load_size: int) -> None:
+def check_memory(count: int, load_size: int) -> None:
+    """Refuse what would not fit into memory.
+
+    Raises:
+        UserError: ``count`` smears at ``load_size`` need more than ``HOST_SHARE`` of what is free.
+    """
     need, free = count * load_size**2 * BYTES_PER_PIXEL, free_memory()
     if free is not None and need > HOST_SHARE * free:
         raise UserError(
@@ -218,6 +310,10 @@ class BatchLoader:
     joins the batch before it (which then has batch_size + 1), since batch normalisation cannot train on one; no sample
     is dropped unless ``drop_last`` asks for it.
 
+    Threads make the batches that come next while the caller uses the last one. On a CPU they cut and convert; what they
+    augment is left to the caller's thread, whose arithmetic already uses every core. For a GPU that cannot hold all
+    smears they copy bytes to it. Where it can hold them nothing is left to make ahead.
+
     Args:
         smears: the decoded smears.
         indices: which of them, as positions; their order is kept unless ``shuffle``.
@@ -229,6 +325,10 @@ class BatchLoader:
         seed: the run's seed, >= 0.
         drop_last: leave out a last batch that is not full.
         channels_last: memory layout of ``rgb``, the faster one for convolutions.
+        workers: threads that make batches ahead, one each.
+
+    Attributes:
+        waited: seconds that the caller waited for batches in the last iteration.
 
     Raises:
         UserError: crop_size above load_size; no indices; an index out of range; drop_last would leave nothing.
@@ -247,12 +347,13 @@ class BatchLoader:
         seed: int,
         drop_last: bool = False,
         channels_last: bool = True,
+        workers: int = 2,
     ) -> None:
         self.smears, self.batch_size, self.crop_size = smears, batch_size, crop_size
         self.indices = np.asarray(indices, dtype=np.int64)
         self.device, self.augment, self.shuffle, self.seed = torch.device(device), augment, shuffle, seed
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
-        self.epoch = 0
+        self.epoch, self.workers, self.waited = 0, workers, 0.0
         self._copies: torch.cuda.Stream | None = None
         self._check()
         self._sizes = _batch_sizes(len(self.indices), batch_size, drop_last, merge_single=shuffle)
@@ -261,6 +362,8 @@ class BatchLoader:
                 f"--batchSize {batch_size}: no full batch in {len(self.indices)} smears, and others are left out",
                 remedy=f"give --batchSize {len(self.indices)} or less",
             )
+        side = smears.load_size if augment else crop_size
+        self._memory = _FloatMemory(max(self._sizes), side, spare=workers + 2)
         self._has_mask, self._labels = smears.has_mask.to(self.device), smears.labels.to(self.device)
 
     def _check(self) -> None:
@@ -289,10 +392,9 @@ class BatchLoader:
     def __iter__(self) -> Iterator[Batch]:
         order = torch.from_numpy(self._order())
         parts = order[: sum(self._sizes)].split(self._sizes)
-        planes = self.smears.planes_on(self.device)
         table = self._parameter_table()
-        for index, images, masks in self._streamed(parts) if planes is None else self._gathered(parts, planes):
-            yield self._finish(index, images, masks, table)
+        for index, rgb, mask in self._planes(parts):
+            yield self._finish(index, rgb, mask, table)
 
     def _order(self) -> np.ndarray:
         """The epoch's order, int64; a spawn key keeps it apart from the stream that draws the augmentation."""
@@ -308,57 +410,81 @@ class BatchLoader:
         table = self.augment.sample_parameters(len(self.smears), self.seed, self.epoch)
         return {name: torch.from_numpy(column).to(self.device) for name, column in table.items()}
 
-    def _gathered(
-        self, parts: Sequence[Tensor], planes: tuple[Tensor, Tensor]
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Pick the batches out of planes that lie on the device; the order crosses over once an epoch."""
-        images, masks = planes
-        on_device = torch.cat(list(parts)).to(self.device).split(self._sizes)
-        for index in on_device:
-            yield index, images.index_select(0, index), masks.index_select(0, index)
-
-    def _streamed(self, parts: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Copy batches from the host, each begun while the one before is still being used."""
-        ahead = self._stage(parts[0])
-        for following in parts[1:]:
-            current, ahead = ahead, self._stage(following)
-            yield self._arrive(current)
-        yield self._arrive(ahead)
-
-    def _stage(self, part: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], torch.cuda.Event | None]:
-        """Begin one batch's copy on a stream of its own; the event marks its end."""
+    def _planes(self, parts: Sequence[Tensor]) -> Iterator[_Planes]:
+        """Index, images and masks of each batch, as floats on the device, not yet augmented."""
         if self.device.type == "cpu":
-            return (part, *self.smears.gather(part)), None
-        images, masks = self.smears.gather(part, pinned=True)
-        self._copies = self._copies or torch.cuda.Stream(self.device)
-        with torch.cuda.stream(self._copies):
-            index, images, masks = (
-                plane.to(self.device, non_blocking=True) for plane in (part.pin_memory(), images, masks)
-            )
-            return (index, images, masks), self._copies.record_event()
+            return self._timed(in_order(self._convert, parts, self.workers, self.workers))
+        entries = self.smears.entries_on(self.device)
+        return self._streamed(parts) if entries is None else self._picked(parts, entries)
 
-    def _arrive(
-        self, staged: tuple[tuple[Tensor, Tensor, Tensor], torch.cuda.Event | None]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Let the computing stream, not the host, wait for the copy, and keep the memory until it has been used."""
-        planes, event = staged
-        if event is not None:
+    def _timed(self, results: Generator[Result, None, None]) -> Iterator[Result]:
+        """Pass results on and add up how long each was waited for."""
+        self.waited = 0.0
+        with contextlib.closing(results):
+            while True:
+                asked = time.perf_counter()
+                try:
+                    result = next(results)
+                except StopIteration:
+                    return
+                self.waited += time.perf_counter() - asked
+                yield result
+                del result
+
+    def _convert(self, part: Tensor) -> _Planes:
+        """Bytes to floats on the host, cut to the centre unless augmentation shall choose: one pass."""
+        size, rows = self.smears.load_size, self.smears.rows[part.numpy()]
+        rgb, mask = self._memory.take(len(part))
+        rgb_out, mask_out = rgb.numpy(), mask.numpy()
+        cut = slice(None) if self.augment else self._centre
+        for k, row in enumerate(rows):
+            image, plane = np.split(self.smears.entries[row], [3 * size**2])
+            np.divide(image.reshape(size, size, 3)[cut, cut], WHITE, out=rgb_out[k], dtype=np.float32)
+            mask_out[k, 0] = plane.reshape(size, size)[cut, cut]
+        return part, rgb.permute(0, 3, 1, 2), mask
+
+    @property
+    def _centre(self) -> slice:
+        start = centre_offset(self.smears.load_size, self.crop_size)
+        return slice(start, start + self.crop_size)
+
+    def _picked(self, parts: Sequence[Tensor], entries: Tensor) -> Iterator[_Planes]:
+        """Pick the batches out of entries that lie on the device; the order crosses over once an epoch."""
+        self.waited = 0.0
+        for index in torch.cat(list(parts)).to(self.device).split(self._sizes):
+            yield index, *self._as_floats(entries.index_select(0, index))
+
+    def _streamed(self, parts: Sequence[Tensor]) -> Iterator[_Planes]:
+        """Copy batches from the host, each begun while those before are still being used."""
+        self._copies = self._copies or torch.cuda.Stream(self.device)
+        for (index, entries), arrival in self._timed(in_order(self._stage, parts, self.workers, self.workers)):
+            # The computing stream, not the host, waits for the copy; the memory is kept until it has been used.
             computing = torch.cuda.current_stream(self.device)
-            computing.wait_event(event)
-            for plane in planes:
-                plane.record_stream(computing)
-        return planes
+            computing.wait_event(arrival)
+            for tensor in (index, entries):
+                tensor.record_stream(computing)
+            yield index, *self._as_floats(entries)
+
+    def _stage(self, part: Tensor) -> tuple[tuple[Tensor, Tensor], torch.cuda.Event]:
+        """Begin one batch's copy on a stream of its own; the event marks its end."""
+        with torch.cuda.device(self.device), torch.cuda.stream(self._copies):
+            entries = self.smears.gather(part, pinned=True).to(self.device, non_blocking=True)
+            index = part.pin_memory().to(self.device, non_blocking=True)
+            return (index, entries), torch.cuda.current_stream().record_event()
+
+    def _as_floats(self, entries: Tensor) -> tuple[Tensor, Tensor]:
+        """Entries on a GPU to float32 (B, 3, S, S) in [0, 1], channels last, and (B, 1, S, S); cut as on the host."""
+        images, masks = planes_of(entries, self.smears.load_size)
+        cut = slice(None) if self.augment else self._centre
+        rgb = images[:, cut, cut].to(torch.float32).div_(255.0).permute(0, 3, 1, 2)
+        return rgb, masks[:, None, cut, cut].to(torch.float32)
 
     @torch.no_grad()
-    def _finish(self, index: Tensor, images: Tensor, masks: Tensor, table: dict[str, Tensor]) -> Batch:
-        """Bytes to floats, cut or augment, and put the labels beside them."""
-        if self.augment is None:
-            start = centre_offset(self.smears.load_size, self.crop_size)
-            cut = slice(start, start + self.crop_size)
-            rgb, mask = _as_floats(images[:, cut, cut], masks[:, cut, cut])
-        else:
+    def _finish(self, index: Tensor, rgb: Tensor, mask: Tensor, table: dict[str, Tensor]) -> Batch:
+        """Augment, and put the labels beside the pixels."""
+        if self.augment is not None:
             params = {name: column.index_select(0, index) for name, column in table.items()}
-            rgb, mask = self.augment.apply(*_as_floats(images, masks), params, self.crop_size)
+            rgb, mask = self.augment.apply(rgb, mask, params, self.crop_size)
         return Batch(
             rgb=rgb.contiguous(memory_format=self.layout),
             mask=mask.contiguous(),
@@ -368,9 +494,31 @@ class BatchLoader:
         )
 
 
-def _as_floats(images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-    """uint8 (B, S, S, 3) and (B, S, S) to float32 (B, 3, S, S) in [0, 1], channels last, and (B, 1, S, S)."""
-    return images.to(torch.float32).div_(255.0).permute(0, 3, 1, 2), masks[:, None].to(torch.float32)
+class _FloatMemory:
+    """Memory of float batches, used again once nobody holds them.
+
+    The system clears fresh pages before it gives them away, which takes about as long as filling them does.
+    """
+
+    def __init__(self, batch_size: int, side: int, spare: int) -> None:
+        self._shapes = (batch_size, side, side, 3), (batch_size, 1, side, side)
+        self._free: tuple[deque[np.ndarray], ...] = (deque(maxlen=spare), deque(maxlen=spare))
+
+    def take(self, count: int) -> tuple[Tensor, Tensor]:
+        """Uninitialised float32 (count, S, S, 3) and (count, 1, S, S)."""
+        rgb, mask = (self._lend(free, shape, count) for free, shape in zip(self._free, self._shapes, strict=True))
+        return rgb, mask
+
+    @staticmethod
+    def _lend(free: deque[np.ndarray], shape: tuple[int, ...], count: int) -> Tensor:
+        """A tensor that gives its memory back when its last view is gone."""
+        try:
+            memory = free.pop()
+        except IndexError:
+            memory = np.empty(shape, dtype=np.float32)
+        lent = memory[:count]  # every view of the tensor keeps this very array alive, and nothing else does
+        weakref.finalize(lent, free.append, memory).atexit = False
+        return torch.from_numpy(lent)
 
 
 def _batch_sizes(count: int, batch_size: int, drop_last: bool, merge_single: bool) -> list[int]:

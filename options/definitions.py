@@ -187,6 +187,42 @@ OPTIONS: tuple[Option, ...] = (
         parse=fraction,
     ),
     Option(
+        "split_from",
+        "auto",
+        "where the split is from without a --split_file: data takes the sides that the data set itself gives (a "
+        "manifest's column, or folders train/, val/, test/), draw deals one, auto takes the data's own if it has one.",
+        _DATA,
+        (TRAIN,),
+        choices=("auto", "data", "draw"),
+    ),
+    Option(
+        "split_by",
+        "group",
+        "what is dealt when a split is drawn: group is all that belongs together (patient, parent image, equal or "
+        "nearly equal images, blood count); blocks is the harder case, contiguous blocks of the numbers in the names.",
+        _DATA,
+        (TRAIN,),
+        choices=("group", "blocks"),
+    ),
+    Option("block_size", 50, "numbers in a block of --split_by blocks.", _DATA, (TRAIN,), parse=at_least(1)),
+    Option(
+        "folds",
+        0,
+        "draw so many folds and test on one of them (--fold); --test_fraction then does not count. 0 is one split.",
+        _DATA,
+        (TRAIN,),
+        parse=at_least(0),
+    ),
+    Option("fold", 0, "which of the --folds is the test split, from 1.", _DATA, (TRAIN,), parse=at_least(0)),
+    Option(
+        "leaks",
+        "stop",
+        "what becomes of a run whose sides share a group or near-duplicate images, or of a test on images like those "
+        "that the run has learned from: stop names two of them, report goes on and says so in the report.",
+        _DATA,
+        choices=("stop", "report"),
+    ),
+    Option(
         "duplicates",
         "drop",
         "drop: of files with equal pixels one is kept, and files that stand in both classes are left out; "

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import shutil
 from argparse import Namespace
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,20 @@ import pytest
 import torch
 from PIL import Image
 
-from data.datasets import Dataset, load_test_data, load_training_data, open_dataset, sides, split_for_training
+from data.datasets import (
+    Dataset,
+    describe_split,
+    load_test_data,
+    load_training_data,
+    open_dataset,
+    print_data,
+    sides,
+    split_for_training,
+)
 from data.images import otsu_mask
 from data.records import ANEMIC, HEALTHY
 from data.splits import EXCLUDED, SplitRow, read_split, rows_digest, write_split
+from data.synthetic import synthesize
 from util.errors import UserError
 
 CPU = torch.device("cpu")
@@ -51,19 +62,21 @@ def train_options(root: Path, **changes) -> Namespace:
     options = {
         "dataroot": str(root), "synthetic_count": 4, "seed": 0, "num_workers": 1, "continue_train": False,
         "split_file": None, "val_fraction": 0.25, "test_fraction": 0.25, "duplicates": "drop", "loadSize": 16,
-        "fineSize": 16, "batchSize": 4, "no_augment": True,
+        "fineSize": 16, "batchSize": 4, "no_augment": True, "split_from": "auto", "split_by": "group", "block_size": 50,
+        "folds": 0, "fold": 0, "leaks": "stop",
     }  # fmt: skip
     return Namespace(**options | changes)
 
 
-def load_train(root: Path, split_path: Path = Path("none.csv"), **changes):
+def load_train(root: Path, split_path: Path | None = None, **changes):
+    split_path = split_path or root.parent / "unwritten" / "split.csv"
     return load_training_data(train_options(root, **changes), CPU, split_path)
 
 
 def load_test(root: Path, split_path: Path, masks_from="decoder", binary_sees="predicted", digest=None, **changes):
     options = Namespace(
         dataroot=str(root), synthetic_count=4, seed=0, num_workers=1, loadSize=16, batchSize=4, splits=("test",),
-        binary_from="predicted",
+        binary_from="predicted", leaks="stop",
     )  # fmt: skip
     vars(options).update(changes)
     return load_test_data(options, split_path, masks_from=masks_from, binary_sees=binary_sees, split_digest=digest)
@@ -258,3 +271,138 @@ def test_true_masks_can_only_be_asked_for_where_they_are_and_are_looked_at(tree,
 def test_nothing_to_test_is_refused(tree, run):
     rewrite(run, lambda row: dataclasses.replace(row, split="train"))
     refused(lambda: load_test(tree, run), "no image of the splits test", "test: 0")
+
+
+# the data's own split, leaks, what a run has learned from
+
+
+def smear(index: int, seed: int = 4) -> np.ndarray:
+    return synthesize(index, seed=seed, size=160).rgb
+
+
+@pytest.fixture
+def smears(tmp_path) -> Path:
+    """Eight smears of each class in AneRBC-I; 001_h and 002_h are overlapping crops of one."""
+    root = tmp_path / "smears" / "AneRBC-I"
+    for label, number in [(label, number) for label in (0, 1) for number in range(1, 9)]:
+        save(root / FOLDERS[label] / "Original_images" / f"{number:03d}_{'ha'[label]}.png", smear(2 * number + label))
+    whole = synthesize(40, seed=4, size=220).rgb
+    for name, rgb in (("001_h", whole[:180, :180]), ("002_h", whole[20:, 10:])):
+        save(root / FOLDERS[0] / "Original_images" / f"{name}.png", rgb)
+    return root
+
+
+def test_near_duplicates_stand_on_one_side(smears):
+    for seed in range(4):
+        rows = {Path(row.image).stem: row for row in load_train(smears, seed=seed, loadSize=64, fineSize=64).rows}
+        assert rows["001_h"].group == rows["002_h"].group and rows["001_h"].split == rows["002_h"].split
+
+
+def own_split(smears: Path, sides_of: dict[str, str]) -> Dataset:
+    dataset = open_dataset(str(smears))
+    records = [
+        dataclasses.replace(record, split=sides_of.get(record.image.stem, "train")) for record in dataset.records
+    ]
+    return dataclasses.replace(dataset, records=records)
+
+
+DRAW = {"split_file": None, "fractions": (0.5, 0.25, 0.25), "seed": 0, "drop_duplicates": True}
+
+
+def test_the_data_s_own_split_is_taken_unless_another_is_asked_for(smears):
+    whole = own_split(smears, {"003_h": "val", "004_a": "val", "001_h": "test", "002_h": "test", "005_a": "test"})
+    rows = split_for_training(whole, **DRAW)
+    assert {row.image: row.split for row in rows} == {record.name: record.split for record in whole.records}
+    assert {row.reason for row in rows} == {"given by the data"}
+    assert split_for_training(whole, split_from="data", **DRAW) == rows
+    drawn = split_for_training(whole, split_from="draw", **DRAW)
+    assert drawn == split_for_training(open_dataset(str(smears)), **DRAW) != rows
+    refused(lambda: split_for_training(whole, folds=4, fold=1, **DRAW), "gives a split of its own", "--split_from draw")
+    assert split_for_training(whole, split_from="draw", folds=4, fold=1, **DRAW)
+    none = open_dataset(str(smears))
+    refused(lambda: split_for_training(none, split_from="data", **DRAW), "gives no split")
+    some = dataclasses.replace(whole, records=[dataclasses.replace(whole.records[0], split=None), *whole.records[1:]])
+    refused(lambda: split_for_training(some, **DRAW), "1 of 16 images without", whole.records[0].name)
+
+
+def test_a_leak_in_the_data_s_own_split_stops_or_is_reported(smears, capsys):
+    leaking = own_split(smears, {"003_h": "val", "004_a": "val", "002_h": "test", "005_a": "test"})
+    refused(
+        lambda: split_for_training(leaking, **DRAW),
+        "leaks",
+        "near-duplicate images (similarity 0.",
+        "001_h.png'",
+        "002_h.png'",
+    )
+    rows = split_for_training(leaking, leaks="report", **DRAW)
+    facts = describe_split(leaking, rows)
+    assert facts["leaks"]["count"] == 2 and "001_h.png' in train: near-duplicate" in facts["leaks"]["first"][0]
+    print_data(facts)
+    assert "LEAK: " in capsys.readouterr().out
+    clean = describe_split(leaking, split_for_training(leaking, split_from="draw", **DRAW))["leaks"]
+    assert clean == {"count": 0, "first": [], "near_duplicates": "checked"}
+
+
+def test_a_leak_in_a_user_s_file_stops_or_is_reported_from_training_to_test(smears, tmp_path):
+    sizes = {"loadSize": 64, "fineSize": 64}
+    rows = load_train(smears, **sizes).rows
+    moved = {"001_h": "train", "002_h": "test"}
+    rows = [
+        dataclasses.replace(r, split=moved.get(Path(r.image).stem, r.split), group=Path(r.image).stem) for r in rows
+    ]
+    write_split(tmp_path / "mine.csv", rows)
+    mine = {"split_file": str(tmp_path / "mine.csv"), **sizes}
+    refused(
+        lambda: load_train(smears, **mine),
+        "mine.csv",
+        "near-duplicate images",
+        "001_h.png' in train",
+        "002_h.png' in test",
+    )
+    data = load_train(smears, tmp_path / "run" / "split.csv", leaks="report", **mine)
+    assert data.facts["leaks"]["count"] == 2
+    write_split(tmp_path / "run" / "split.csv", data.rows)
+    load_train(smears, tmp_path / "run" / "split.csv", continue_train=True, **sizes)
+    assert load_test(smears, tmp_path / "run" / "split.csv").facts["leaks"]["count"] == 2
+
+
+def test_copies_of_what_was_learned_stop_a_test_on_another_folder(smears, tmp_path):
+    split = tmp_path / "run" / "split.csv"
+    rows = load_train(smears, split, loadSize=64, fineSize=64).rows
+    write_split(split, rows)
+    assert load_test(smears, split).facts["leaks"] == {"count": 0, "first": [], "near_duplicates": "checked"}
+    learned = next(row for row in rows if row.split == "train" and "Anemic" in row.image)
+    other = tmp_path / "other" / "AneRBC-I" / FOLDERS[1] / "Original_images"
+    copy = np.array(Image.open(smears / learned.image))[5:150, 8:].astype(float) * 0.9
+    save(other / "901_a.png", copy.astype(np.uint8))
+    save(other / "902_a.png", smear(99))
+    root = tmp_path / "other" / "AneRBC-I"
+    refused(
+        lambda: load_test(root, split),
+        "901_a.png' in test",
+        f"{learned.image!r} in train",
+        "similarity",
+        "--leaks report",
+    )
+    facts = load_test(root, split, leaks="report").facts["leaks"]
+    assert facts["count"] == 1 and learned.image in facts["first"][0]
+    (split.with_name("fingerprints.npz")).unlink()
+    assert load_test(root, split).facts["leaks"] == {"count": 0, "first": [], "near_duplicates": "not checked"}
+    (other / "901_a.png").unlink()
+    assert load_test(root, split).facts["leaks"]["count"] == 0
+
+
+def test_folds_and_blocks_are_options(smears):
+    sizes = {"loadSize": 64, "fineSize": 64}
+    tested = Counter(
+        row.image
+        for fold in (1, 2)
+        for row in load_train(smears, folds=2, fold=fold, val_fraction=0.2, **sizes).rows
+        if row.split == "test"
+    )
+    assert set(tested.values()) == {1} and len(tested) == 16
+    rows = load_train(smears, split_by="blocks", block_size=2, **sizes).rows
+    sides_of: dict[int, set[str]] = {}
+    for row in rows:
+        sides_of.setdefault((int(Path(row.image).stem[:3]) - 1) // 2, set()).add(row.split)
+    assert len(sides_of) == 4 and all(len(found) == 1 for found in sides_of.values())

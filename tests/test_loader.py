@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import hashlib
+import threading
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +12,16 @@ from PIL import Image
 import data.loader as loader_module
 from data.augment import Augmentation, centre_offset
 from data.images import otsu_mask
-from data.loader import Batch, BatchLoader, DecodedSmears, decode
+from data.loader import (
+    DECODING_VERSION,
+    Batch,
+    BatchLoader,
+    DecodedSmears,
+    decode,
+    decode_smear,
+    in_order,
+    planes_of,
+)
 from data.records import ANEMIC, HEALTHY, SmearRecord
 from util.errors import UserError
 
@@ -18,9 +31,13 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA de
 
 def smears(n: int = 13, size: int = 24) -> DecodedSmears:
     rng = np.random.default_rng(n)
+    images = rng.integers(0, 256, (n, 3 * size**2), dtype=np.uint8)
+    masks = rng.integers(0, 2, (n, size**2), dtype=np.uint8)
+    order = rng.permutation(n)  # the entries lie in another order than the smears
     return DecodedSmears(
-        images=torch.from_numpy(rng.integers(0, 256, (n, size, size, 3), dtype=np.uint8)),
-        masks=torch.from_numpy(rng.integers(0, 2, (n, size, size), dtype=np.uint8)),
+        np.concatenate([images, masks], axis=1)[order],
+        np.argsort(order),
+        size,
         has_mask=torch.arange(n) % 3 > 0,
         labels=torch.arange(n) % 3 - 1,
         names=[f"{i}.png" for i in range(n)],
@@ -47,6 +64,13 @@ def assert_same(one: list[Batch], other: list[Batch]) -> None:
     for a, b in zip(one, other, strict=True):
         for name in ("rgb", "mask", "has_mask", "label", "index"):
             assert torch.equal(getattr(a, name).cpu(), getattr(b, name).cpu()), name
+
+
+def wait_until(condition, seconds: float = 5.0) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.005)
 
 
 def write_smears(folder, specs: list[tuple[str, int, int, bool]]) -> list[SmearRecord]:
@@ -168,6 +192,35 @@ def test_bar_goes_to_stderr(tmp_path, capsys):
     assert capsys.readouterr() == ("", "")
 
 
+def golden_pixels(folder) -> str:
+    """Hash of what every way of decoding makes of images that were drawn by a formula."""
+    y, x = np.mgrid[:70, :90]
+    rgb = np.stack([(x * 3 + y) % 256, (x * y) % 256, 255 - (x + 2 * y) % 200], axis=2).astype(np.uint8)
+    disc = np.hypot(y - 30, x - 50) < 22
+    rgb[disc] //= 3
+    alpha = np.dstack([rgb, (x * 2).astype(np.uint8)])
+    deep = ((x * 700 + y * 13) % 65536).astype(np.uint16)
+    grey = np.where(disc, 90 + x % 60, 230).astype(np.uint8)
+    images = {"rgb.png": rgb, "rgb.bmp": rgb, "alpha.png": alpha, "deep.png": deep, "mask.png": grey}
+    images["pair.png"] = np.hstack([rgb, np.repeat(grey[..., None], 3, axis=2)])
+    for name, pixels in images.items():
+        Image.fromarray(pixels).save(folder / name)
+    mask, pair = folder / "mask.png", folder / "pair.png"
+    records = [SmearRecord(name, folder / name) for name in ("rgb.png", "rgb.bmp", "alpha.png", "deep.png")]
+    records += [SmearRecord("rgb.png", folder / "rgb.png", mask=mask, mask_dark=dark) for dark in (True, False)]
+    records.append(SmearRecord("pair.png", pair, mask=pair, mask_dark=True, side_by_side=True))
+    digest = hashlib.sha256()
+    for size in (32, 70, 128):
+        for record in records:
+            digest.update(decode_smear(record, size).entry)
+    return digest.hexdigest()[:16]
+
+
+def test_pixels_are_those_of_the_decoding_version(tmp_path):
+    # Where this fails on purpose, raise DECODING_VERSION and record the new hash: caches hold the old pixels.
+    assert (DECODING_VERSION, golden_pixels(tmp_path)) == (1, "71d14deb0d9f5a25")
+
+
 # batches
 
 
@@ -271,21 +324,107 @@ def test_augmentation_of_a_sample_does_not_depend_on_its_batch():
         torch.testing.assert_close(batch.rgb[k], by_four[i], atol=1e-6, rtol=0)
 
 
+def test_entries_and_planes_are_the_same_bytes():
+    source = smears(5)
+    entries = source.gather(torch.tensor([3, 1, 3]))
+    images, masks = planes_of(entries, 24)
+    assert torch.equal(images, source.images[[3, 1, 3]])
+    assert torch.equal(masks, source.masks[[3, 1, 3]])
+    assert images.data_ptr() == entries.data_ptr()
+    for k, i in enumerate([3, 1, 3]):
+        image, mask = np.split(source.entries[source.rows[i]], [24 * 24 * 3])
+        assert np.array_equal(images[k].numpy(), image.reshape(24, 24, 3))
+        assert np.array_equal(masks[k].numpy(), mask.reshape(24, 24))
+
+
 @pytest.mark.parametrize("augment", [None, Augmentation()])
-def test_streaming_from_the_host_gives_the_same_batches(monkeypatch, augment):
-    resident = run(batches_of(smears(), augment=augment), 2)
-    monkeypatch.setattr(DecodedSmears, "planes_on", lambda self, device: None)
-    assert_same(run(batches_of(smears(), augment=augment), 2), resident)
+def test_batches_do_not_depend_on_the_threads(augment):
+    one, many = (batches_of(smears(29), augment=augment, batch=2, workers=workers) for workers in (1, 5))
+    assert_same(run(one, 2), run(many, 2))
 
 
-def test_streaming_stages_one_batch_ahead(monkeypatch):
-    monkeypatch.setattr(DecodedSmears, "planes_on", lambda self, device: None)
-    source, asked = smears(), []
-    gather = source.gather
-    monkeypatch.setattr(source, "gather", lambda index, pinned=False: asked.append(len(index)) or gather(index))
-    batches = iter(batches_of(source, n=12))
-    counts = [len(asked) for _ in batches]
-    assert counts == [2, 3, 3]
+def test_batches_are_made_ahead_and_no_further(monkeypatch):
+    loader = batches_of(smears(40), batch=2, workers=2)
+    begun = []
+    convert = loader._convert
+    monkeypatch.setattr(loader, "_convert", lambda part: begun.append(part.tolist()) or convert(part))
+    batches = iter(loader)
+    next(batches)
+    wait_until(lambda: len(begun) == 3)
+    time.sleep(0.05)
+    assert len(begun) == 3  # the one in use and two more
+    next(batches)
+    wait_until(lambda: len(begun) == 4)
+    batches.close()
+    assert len(begun) == 4
+
+
+def test_an_error_in_a_thread_reaches_the_caller_in_its_turn(monkeypatch):
+    loader = batches_of(smears(12), shuffle=False, batch=2)
+    convert = loader._convert
+
+    def fail(part):
+        if 6 in part:
+            raise OSError("the disk is gone")
+        return convert(part)
+
+    monkeypatch.setattr(loader, "_convert", fail)
+    seen = []
+    with pytest.raises(OSError, match="the disk is gone"):
+        for batch in loader:
+            seen += batch.index.tolist()
+    assert seen == [0, 1, 2, 3, 4, 5]
+
+
+def test_an_abandoned_epoch_leaves_no_thread():
+    before = threading.active_count()
+    for _ in batches_of(smears(40), batch=2):
+        assert threading.active_count() > before
+        break
+    wait_until(lambda: threading.active_count() == before)
+
+
+def test_memory_of_a_batch_is_used_again_only_when_nobody_holds_it():
+    loader = batches_of(smears(40), batch=2, workers=1)
+    kept = [(batch.rgb[:1], batch.rgb[:1].clone()) for batch in loader]  # a view keeps the whole batch
+    places = {view.data_ptr() for view, _ in kept}
+    assert len(places) == 20
+    for view, copy in kept:
+        assert torch.equal(view, copy)
+    del kept, view, copy
+    loader.set_epoch(1)
+    again = [batch.rgb.data_ptr() for batch in loader]
+    assert len(set(again)) <= 4
+    assert set(again) & places
+
+
+def test_waiting_is_counted(monkeypatch):
+    loader = batches_of(smears(8), batch=2, workers=1)
+    convert = loader._convert
+    monkeypatch.setattr(loader, "_convert", lambda part: time.sleep(0.05) or convert(part))
+    list(loader)
+    assert 0.15 < loader.waited < 2
+    patient = iter(loader)
+    for _ in patient:
+        time.sleep(0.1)  # by then the next batch is there
+    assert loader.waited < 0.12
+
+
+def test_in_order_gives_results_in_order_and_no_more_than_asked():
+    begun = []
+
+    def slow_first(i):
+        begun.append(i)
+        time.sleep(0.02 if i == 0 else 0)
+        return i * i
+
+    assert list(in_order(slow_first, range(10), workers=4, ahead=3)) == [i * i for i in range(10)]
+    assert list(in_order(slow_first, [], workers=4)) == []
+    begun.clear()
+    results = in_order(slow_first, iter(range(1000)), workers=2, ahead=3)
+    assert next(results) == 0
+    results.close()
+    assert len(begun) <= 4
 
 
 def test_crop_larger_than_the_image_names_both_options():
@@ -319,7 +458,7 @@ def test_real_smears_decode_in_order(shared_data):
 
 def streamed(source: DecodedSmears, monkeypatch, streaming: bool) -> DecodedSmears:
     if streaming:
-        monkeypatch.setattr(DecodedSmears, "planes_on", lambda self, device: None)
+        monkeypatch.setattr(DecodedSmears, "entries_on", lambda self, device: None)
     return source
 
 
@@ -349,9 +488,12 @@ def test_cuda_batches_never_make_the_host_wait(monkeypatch, streaming):
 
 
 @needs_gpu
-def test_cuda_planes_are_shared_and_refused_when_too_large(monkeypatch):
+def test_cuda_entries_are_shared_and_refused_when_too_large(monkeypatch):
     source, device = smears(), torch.device("cuda", torch.cuda.current_device())
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (source.images.nbytes, 0))
-    assert source.planes_on(device) is None
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (source.entries.nbytes, 0))
+    assert source.entries_on(device) is None
     monkeypatch.undo()
-    assert source.planes_on(device)[0] is source.planes_on(device)[0]
+    monkeypatch.setattr(loader_module, "UPLOAD_BYTES", 5000)
+    whole = source.entries_on(device)
+    assert torch.equal(whole.cpu(), source.gather(torch.arange(13)))
+    assert source.entries_on(device) is whole
