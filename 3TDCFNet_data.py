@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Work on smear data: split it without leaks, synthesise it, cut it into tiles.
+"""Work on smear data: examine it, split it without leaks, synthesise it, cut it into tiles.
 
 Examples:
     python 3TDCFNet_data.py synthesize datasets/synthetic --count 240 --seed 1
+    python 3TDCFNet_data.py doctor datasets/synthetic --html doctor.html --fix manifest.csv
     python 3TDCFNet_data.py tile AneRBC_dataset/AneRBC-I datasets/tiles
     python 3TDCFNet_data.py split datasets/tiles --out split.csv
 """
@@ -13,25 +14,47 @@ import sys
 from argparse import Namespace
 
 from options import parse_data_command
-from util.errors import UserError, run_door
+from util.errors import run_door
+
+
+def doctor(given: Namespace) -> int:
+    """Say what is wrong with a data root; the exit status is 1 where an error was found."""
+    from data import commands
+
+    return commands.doctor(
+        given.dataroot,
+        image_root=given.image_root,
+        json_path=given.json,
+        html_path=given.html,
+        fix_path=given.fix,
+        near_duplicates=given.near_duplicates,
+        split_by=given.split_by,
+        block_size=given.block_size,
+        folds=given.folds,
+        seed=given.seed,
+        workers=given.workers,
+        overwrite=given.overwrite,
+    )
 
 
 def split(given: Namespace) -> None:
-    """Write a split file and say what stands where."""
-    from data.datasets import describe_split, open_dataset, print_data, split_for_training
-    from data.splits import write_split
+    """Write a split file, or one for each fold, and say what stands where."""
+    from data import commands
 
-    if given.out.exists() and not given.overwrite:
-        raise UserError(f"{given.out} exists", remedy="choose another --out, or replace it (--overwrite)")
-    dataset = open_dataset(str(given.dataroot), seed=given.seed)
-    held_out = given.val_fraction + given.test_fraction
-    fractions = (1 - held_out, given.val_fraction, given.test_fraction)
-    rows = split_for_training(
-        dataset, split_file=None, fractions=fractions, seed=given.seed, drop_duplicates=given.duplicates == "drop"
+    commands.write_splits(
+        given.dataroot,
+        given.out,
+        image_root=given.image_root,
+        fractions=(1 - given.val_fraction - given.test_fraction, given.val_fraction, given.test_fraction),
+        seed=given.seed,
+        drop_duplicates=given.duplicates == "drop",
+        split_by=given.split_by,
+        block_size=given.block_size,
+        folds=given.folds,
+        fold=given.fold,
+        split_from=given.split_from,
+        overwrite=given.overwrite,
     )
-    write_split(given.out, rows)
-    print_data(describe_split(dataset, rows))
-    print(f"split file: {given.out}")
 
 
 def synthesize(given: Namespace) -> None:
@@ -43,6 +66,7 @@ def synthesize(given: Namespace) -> None:
         count=given.count,
         seed=given.seed,
         size=given.size,
+        masks=given.masks,
         workers=given.workers,
         overwrite=given.overwrite,
     )
@@ -64,11 +88,13 @@ def tile(given: Namespace) -> None:
     print(f"{count} tiles: {given.out}")
 
 
+ACTIONS = {"doctor": doctor, "split": split, "synthesize": synthesize, "tile": tile}
+
+
 def main() -> int:
     """Parse and do the one thing asked for."""
     given = parse_data_command(sys.argv[1:], prog="3TDCFNet_data.py", description=__doc__)
-    {"split": split, "synthesize": synthesize, "tile": tile}[given.action](given)
-    return 0
+    return ACTIONS[given.action](given) or 0
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ def main() -> int:
     options = parse_options("test", sys.argv[1:], prog="3TDCFNet_test.py", description=__doc__)
     print(describe(options), flush=True)
 
-    from data.datasets import load_test_data
+    from data.runs import load_test_data
     from models.saved import load_network
     from models.testing import TestRun
     from util.device import choose_device, set_seed

@@ -18,8 +18,7 @@ from util.errors import run_door
 
 def prepare(options: Options) -> tuple[Any, Any]:
     """Read the data, build the session and settle the run's folder; returns both."""
-    from data.datasets import load_training_data
-    from data.splits import write_split
+    from data.runs import load_training_data
     from models.building import build_session
     from util.device import choose_device, set_seed
     from util.runlog import RunFolder
@@ -35,7 +34,7 @@ def prepare(options: Options) -> tuple[Any, Any]:
         session.resume()
     else:
         folder.clear()
-    write_split(folder.split, data.rows)
+    data.record(folder.split)
     save_options(folder.options, options)
     return data, session
 

@@ -12,30 +12,21 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from data.augment import Augmentation
+from data.cache import CACHE_GB, DecodedDataset, Fingerprint, open_decoded
 from data.contents import describe_contents
 from data.groups import blood_counts
-from data.images import otsu_mask, read_smear, read_truth
-from data.leaks import (
-    FINGERPRINTS,
-    Learned,
-    accept,
-    accepted,
-    check_groups,
-    find_leaks,
-    learned_before,
-    near_words,
-    open_leaks,
-    read_fingerprints,
-    write_fingerprints,
+from data.leaks import accept, accepted, check_groups, find_leaks
+from data.near_duplicates import (
+    FINGERPRINT_BYTES,
+    FINGERPRINT_VERSION,
+    NearPair,
+    find_near_duplicates,
+    fingerprint,
 )
-from data.loader import BatchLoader, DecodedSmears, decode
-from data.near_duplicates import NearPair, find_near_duplicates
 from data.readers import read_dataroot
 from data.records import CLASS_NAMES, SmearRecord
-from data.split_file import leak_error
+from data.severity import CHRONIC_BELOW, NORMAL_FROM, SeverityReport, with_severities
 from data.splits import ACCEPTED, SIDES, SplitRow, described, given_split, make_split, place, read_split, rows_digest
 from data.synthetic_writer import NOTICE, TREE, read_severities, write_dataset
 from util.errors import UserError
@@ -44,6 +35,55 @@ SYNTHETIC = "synthetic"
 SYNTHETIC_FOLDER = Path("datasets")
 _SOON_COMPARED = 2000  # images up to which a search for near duplicates needs no bar
 _LEAKS_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How the images of a run are kept decoded.
+
+    Attributes:
+        load_size: side of the decoded images, pixels.
+        cache_dir: folder of the cache, or None to decode into memory at every start.
+        cache_gb: size of that folder, GB, above which what was not used for longest goes.
+        true_masks: False hides the true masks, so that Otsu's stand in for all.
+    """
+
+    load_size: int
+    cache_dir: Path | None = None
+    cache_gb: float = CACHE_GB
+    true_masks: bool = True
+
+    def open(self, records: Sequence[SmearRecord], workers: int | None) -> DecodedDataset:
+        """Decode smears, or find them decoded.
+
+        Raises:
+            UserError: as ``data.cache.open_decoded``.
+        """
+        shown = records if self.true_masks else [replace(record, mask=None) for record in records]
+        kept = Fingerprint(fingerprint, FINGERPRINT_BYTES, FINGERPRINT_VERSION)
+        return open_decoded(
+            shown,
+            self.load_size,
+            cache_dir=self.cache_dir,
+            cache_gb=self.cache_gb,
+            fingerprint=kept,
+            workers=workers,
+        )
+
+
+@dataclass(frozen=True)
+class Grading:
+    """Where the severity of a smear comes from: one source in a run, see ``data.severity.with_severities``.
+
+    Attributes:
+        source: "auto", "none", "labels", "haemoglobin" or "module2".
+        chronic_below: haemoglobin below which an anemia is Chronic (severe), g/dL.
+        normal_from: haemoglobin from which there is none, g/dL.
+    """
+
+    source: str = "auto"
+    chronic_below: float = CHRONIC_BELOW
+    normal_from: float = NORMAL_FROM["female"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +96,8 @@ class Dataset:
         digests: hash of the decoded pixels of each.
         synthetic: everything here was made by the synthesiser.
         fingerprints: of each image, uint8 (N, FINGERPRINT_BYTES), or None where near duplicates are not looked for.
+        severities: where the grades are from, and how many there are.
+        decoded: the images and masks at one size, in the order of ``records``, or None where nobody asked for them.
     """
 
     root: Path
@@ -63,6 +105,8 @@ class Dataset:
     digests: list[str]
     synthetic: bool
     fingerprints: npt.NDArray[np.uint8] | None = None
+    severities: SeverityReport | None = None
+    decoded: DecodedDataset | None = None
 
     @cached_property
     def near(self) -> list[NearPair]:
@@ -106,6 +150,8 @@ def open_dataset(
     synthetic_count: int = 240,
     seed: int = 0,
     workers: int | None = None,
+    grading: Grading | None = None,
+    decoding: Decoding | None = None,
 ) -> Dataset:
     """Read a data root, or the embedded data set where ``dataroot`` is the word ``synthetic``.
 
@@ -115,17 +161,44 @@ def open_dataset(
         synthetic_count: images of the embedded data set.
         seed: its series.
         workers: threads that read images, by default one a core.
+        grading: where the severities come from, by default the data's own words.
+        decoding: at what size and where the images are kept decoded; None reads them once and keeps no pixels.
 
     Raises:
-        UserError: it is missing, empty, of no known layout, or holds a file that cannot be read.
+        UserError: it is missing, empty, of no known layout, or holds a file that cannot be read; the severities are not
+            where they are said to be; the cache cannot be written.
     """
     root = embedded_root(synthetic_count, seed) if dataroot == SYNTHETIC else Path(dataroot)
     records, synthetic = read_dataroot(root, image_root=image_root), is_synthetic(root)
     if synthetic:
-        grades = read_severities(root)
-        records = [replace(record, severity=grades.get(_within_tree(record.name))) for record in records]
-    digests, fingerprints = describe_contents(records, workers)
-    return Dataset(root, records, digests, synthetic, fingerprints)
+        records = _with_truth(root, records)
+    chosen = grading or Grading()
+    records, severities = with_severities(
+        records, chosen.source, chronic_below=chosen.chronic_below, normal_from=chosen.normal_from
+    )
+    if decoding is None:
+        digests, fingerprints = describe_contents(records, workers)
+        return Dataset(root, records, digests, synthetic, fingerprints, severities)
+    decoded = decoding.open(records, workers)
+    return Dataset(root, records, decoded.digests, synthetic, decoded.fingerprints, severities, decoded)
+
+
+def _with_truth(root: Path, records: Sequence[SmearRecord]) -> list[SmearRecord]:
+    """Synthetic records with the grades of truth.csv; and as parents of their own, whatever their names.
+
+    They are named as AneRBC names its smears: without this, a real 001_a would be taken for the synthetic one.
+    """
+    grades = read_severities(root)
+    found = [(record, grades.get(_within_tree(record.name))) for record in records]
+    return [
+        replace(
+            record,
+            severity=grade,
+            severity_source="truth.csv" if grade else "",
+            parent=f"{SYNTHETIC} {record.parent or record.name}",
+        )
+        for record, grade in found
+    ]
 
 
 def _within_tree(name: str) -> str:
@@ -293,11 +366,12 @@ def sides(dataset: Dataset, rows: Sequence[SplitRow]) -> dict[str, Side]:
 
 def class_counts(side: Side) -> str:
     """For the console: "412 images in 300 groups (244 Healthy, 168 Anemic)"."""
-    words = _labels_found(side).removesuffix(", 0 unknown")
+    words = labels_found(side).removesuffix(", 0 unknown")
     return f"{len(side.records)} images in {len(set(side.groups))} groups ({words})"
 
 
-def _labels_found(side: Side) -> str:
+def labels_found(side: Side) -> str:
+    """For the console: "244 Healthy, 168 Anemic, 0 unknown"."""
     counts = Counter(record.label for record in side.records)
     words = [f"{counts[label]} {name}" for label, name in enumerate(CLASS_NAMES)]
     return ", ".join([*words, f"{counts[None]} unknown"])
@@ -309,6 +383,19 @@ def exclusion_summary(rows: Sequence[SplitRow]) -> dict[str, int]:
         "duplicate" if row.reason.startswith("duplicate") else row.reason for row in rows if row.split not in SIDES
     )
     return dict(kinds)
+
+
+@dataclass(frozen=True)
+class LeaksFound:
+    """What a test found out about leaks.
+
+    Attributes:
+        words: each leak, in words.
+        searched: whether the images to be tested were compared with those that the run has learned from.
+    """
+
+    words: list[str]
+    searched: bool
 
 
 def describe_split(dataset: Dataset, rows: Sequence[SplitRow], found: LeaksFound | None = None) -> dict[str, Any]:
@@ -328,6 +415,7 @@ def describe_split(dataset: Dataset, rows: Sequence[SplitRow], found: LeaksFound
         "synthetic": dataset.synthetic,
         "files": len(dataset.records),
         "excluded": exclusion_summary(rows),
+        "severity": dataset.severities.text if dataset.severities and dataset.severities.source != "none" else None,
         "sides": {name: class_counts(side) for name, side in parts.items()},
         "split_digest": rows_digest(rows),
         "leaks": {
@@ -338,143 +426,13 @@ def describe_split(dataset: Dataset, rows: Sequence[SplitRow], found: LeaksFound
     }
 
 
-@dataclass(frozen=True)
-class LeaksFound:
-    """What a test found out about leaks.
-
-    Attributes:
-        words: each leak, in words.
-        searched: whether the images to be tested were compared with those that the run has learned from.
-    """
-
-    words: list[str]
-    searched: bool
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """What a training run learns from and is checked on.
-
-    Attributes:
-        smears: decoded images of train and val; the test images are not even read.
-        train: augmented, shuffled batches at fineSize.
-        val: whole images at loadSize.
-        rows: the split.
-        facts: plain description for checkpoints and reports.
-    """
-
-    smears: DecodedSmears
-    train: BatchLoader
-    val: BatchLoader
-    rows: list[SplitRow]
-    facts: dict[str, Any]
-
-    @property
-    def any_masks(self) -> bool:
-        """Whether some image has a true mask."""
-        return bool(self.smears.has_mask.any())
-
-    @property
-    def all_masks(self) -> bool:
-        """Whether every image has one."""
-        return bool(self.smears.has_mask.all())
-
-
-def load_training_data(options: Any, device: torch.device, split_path: Path) -> TrainingData:
-    """Read, split and decode what the options of a training run name.
-
-    Args:
-        options: the training command's options.
-        device: where the batches are made.
-        split_path: the run's split.csv; read when the run is continued, else not yet written. The fingerprints of train
-            and val are written beside it.
-
-    Raises:
-        UserError: the data cannot be read or split, the recorded split does not fit it, train or val is empty, train
-            lacks a class, or the run's folder cannot be written.
-    """
-    dataset = open_options_dataset(options)
-    recorded = split_path if options.continue_train else Path(options.split_file) if options.split_file else None
-    held_out = options.val_fraction + options.test_fraction
-    rows = split_for_training(
-        dataset,
-        split_file=recorded,
-        fractions=(1 - held_out, options.val_fraction, options.test_fraction),
-        seed=options.seed,
-        drop_duplicates=options.duplicates == "drop",
-        split_by=options.split_by,
-        block_size=options.block_size,
-        folds=options.folds,
-        fold=options.fold,
-        split_from=options.split_from,
-        leaks=options.leaks,
-        continued=options.continue_train,
-    )
-    facts = describe_split(dataset, rows)
-    print_data(facts)
-    parts = sides(dataset, rows)
-    _check_sides(parts)
-    learned = parts["train"].records + parts["val"].records
-    smears = decode(learned, options.loadSize, workers=options.num_workers or None)
-    count = len(parts["train"].records)
-    common = {"batch_size": options.batchSize, "device": device, "seed": options.seed}
-    augment = None if options.no_augment else Augmentation()
-    train = BatchLoader(smears, range(count), crop_size=options.fineSize, augment=augment, shuffle=True, **common)
-    val = BatchLoader(
-        smears, range(count, len(learned)), crop_size=options.loadSize, augment=None, shuffle=False, **common
-    )
-    _keep_fingerprints(dataset, rows, split_path.with_name(FINGERPRINTS))
-    return TrainingData(smears, train, val, rows, facts)
-
-
-def _keep_fingerprints(dataset: Dataset, rows: Sequence[SplitRow], path: Path) -> None:
-    """Write what the run learns from beside its split, so that a test can tell copies of it."""
-    if dataset.fingerprints is None:
-        return
-    learned = {row.image for row in rows if row.split in ("train", "val")}
-    chosen = [index for index, record in enumerate(dataset.records) if record.name in learned]
-    names = [dataset.records[index].name for index in chosen]
-    write_fingerprints(path, Learned(names, dataset.fingerprints[chosen]), rows_digest(rows))
-
-
-def _check_sides(parts: dict[str, Side]) -> None:
-    """Refuse an empty train or val side and a train side of one class; say so where val holds one class only."""
-    for side in ("train", "val"):
-        if not parts[side].records:
-            raise UserError(
-                f"the {side} side of the split is empty",
-                expected="images to train on and images to validate on",
-                found="; ".join(f"{name}: {len(part.records)}" for name, part in parts.items()),
-                remedy="give a --val_fraction above 0 that leaves some to train on, or a --split_file with both sides",
-            )
-    classes = {side: {record.label for record in part.records} - {None} for side, part in parts.items()}
-    if len(classes["train"]) < len(CLASS_NAMES):
-        raise UserError(
-            "the train side of the split lacks a class",
-            expected=f"labelled images of both, {' and '.join(CLASS_NAMES)}",
-            found=_labels_found(parts["train"]),
-            remedy="add labelled smears of the other class, or use another --split_file",
-        )
-    if len(classes["val"]) < len(CLASS_NAMES):
-        words = f"({_labels_found(parts['val'])})"
-        print(f"warning: validation holds one class only: AUROC cannot be computed {words}", file=sys.stderr)
-
-
-def open_options_dataset(options: Any) -> Dataset:
-    """``open_dataset`` from a command's options."""
-    return open_dataset(
-        options.dataroot,
-        synthetic_count=options.synthetic_count,
-        seed=options.seed,
-        workers=options.num_workers or None,
-    )
-
-
 def print_data(facts: dict[str, Any]) -> None:
     """Tell the console what the data is, and what was left out and why."""
     print(f"data: {facts['files']} images in {facts['dataroot']}" + (" (SYNTHETIC)" if facts["synthetic"] else ""))
     for reason, count in facts["excluded"].items():
         print(f"  left out: {count} ({reason})")
+    if facts["severity"]:
+        print(f"  {facts['severity']}")
     for side, words in facts["sides"].items():
         print(f"  {side:5s}: {words}")
     leaks = facts["leaks"]
@@ -485,150 +443,3 @@ def print_data(facts: dict[str, Any]) -> None:
     if leaks["near_duplicates"] != "checked":
         print("  near duplicates of what the run has learned from: not checked")
     sys.stdout.flush()
-
-
-@dataclass(frozen=True)
-class TestData:
-    """What a test judges.
-
-    Attributes:
-        sides: the images of train, val and test.
-        masks_from: "decoder", or "otsu" where the network draws no masks: then Otsu's stands in for what it would draw.
-        binary_sees: what the binary stream is given: "predicted", "gt", or "otsu" where it is always Otsu's mask.
-        facts: plain description for the report.
-        load_size: side of the decoded images, pixels.
-        batch_size: images in a batch.
-        workers: decoding threads, None for one a core.
-    """
-
-    sides: dict[str, Side]
-    masks_from: str
-    binary_sees: str
-    facts: dict[str, Any]
-    load_size: int
-    batch_size: int
-    workers: int | None
-
-    def batches(self, side: str, device: torch.device) -> BatchLoader | None:
-        """Whole images of a side at loadSize, or None where it has none; no true masks if Otsu's are to be seen."""
-        records = self.sides[side].records
-        if not records:
-            return None
-        if self.binary_sees == "otsu":
-            records = [replace(record, mask=None) for record in records]
-        smears = decode(records, self.load_size, workers=self.workers)
-        return BatchLoader(
-            smears,
-            range(len(records)),
-            self.batch_size,
-            self.load_size,
-            device=device,
-            augment=None,
-            shuffle=False,
-            seed=0,
-        )
-
-    def pixels(self, side: str, index: int) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-        """An image as its files hold it: RGB, true mask or None, Otsu's mask or None unless it stands in."""
-        record = self.sides[side].records[index]
-        rgb = read_smear(record)
-        true = read_truth(record) if record.mask else None
-        return rgb, true, otsu_mask(rgb) if self.masks_from == "otsu" else None
-
-
-def load_test_data(
-    options: Any, split_path: Path, *, masks_from: str, binary_sees: str, split_digest: str | None = None
-) -> TestData:
-    """Open what the options of a test name and divide it by the run's split.
-
-    Args:
-        options: the test command's options.
-        split_path: the run's split.csv.
-        masks_from: "decoder" or "otsu", see ``TestData``.
-        binary_sees: "predicted", "otsu" or "gt", see ``TestData``.
-        split_digest: ``rows_digest`` of the split that the network was trained by, or None where it is not known.
-
-    Raises:
-        UserError: the data or the split cannot be read, the split was changed or leaks, no image is left to test, or
-            true masks are asked for (``--binary_from gt``) that cannot be used or are not there.
-    """
-    rows = read_split(split_path)
-    _check_digest(rows, split_path, split_digest)
-    dataset = open_options_dataset(options)
-    parts = sides(dataset, rows)
-    found = _leaks_at_test(
-        dataset, rows, parts["test"] if "test" in options.splits else None, split_path, options.leaks
-    )
-    facts = describe_split(dataset, rows, found)
-    print_data(facts)
-    judged = [record for side in options.splits for record in parts[side].records]
-    if not judged:
-        raise UserError(
-            f"{dataset.root} holds no image of the splits {', '.join(options.splits)}",
-            found="; ".join(f"{side}: {len(part.records)}" for side, part in parts.items()),
-            remedy="choose other --splits, or another --dataroot",
-        )
-    if options.binary_from == "gt":
-        _check_true_masks(judged, masks_from)
-    sizes = (options.loadSize, options.batchSize, options.num_workers or None)
-    return TestData(parts, masks_from, binary_sees, facts, *sizes)
-
-
-def _leaks_at_test(
-    dataset: Dataset, rows: Sequence[SplitRow], tested: Side | None, split_path: Path, leaks: str
-) -> LeaksFound:
-    """Look for what was learned from among what is tested; stop at it, or tell, as ``leaks`` says.
-
-    Images that the split lists with the same content were compared when it was made, and are not compared again.
-    """
-    parted = open_leaks(find_leaks(dataset.records, dataset.digests, rows))
-    if parted and leaks == "stop":
-        raise leak_error(str(split_path), parted[0].bond, parted[0].one, parted[0].other)
-    words = [leak.words() for leak in parted]
-    learned = read_fingerprints(split_path.with_name(FINGERPRINTS), rows_digest(rows))
-    if learned is None or dataset.fingerprints is None:
-        return LeaksFound(words, searched=False)
-    recorded = {(row.image, row.content) for row in rows}
-    names = {record.name for record in tested.records} if tested else set()
-    pairs = enumerate(zip((record.name for record in dataset.records), dataset.digests, strict=True))
-    asked = [index for index, pair in pairs if pair[0] in names and pair not in recorded]
-    known = learned_before(learned, [dataset.records[index].name for index in asked], dataset.fingerprints[asked])
-    side_of = {row.image: row.split for row in rows}
-    known_words = [f"{a!r} in test, {b!r} in {side_of[b]}: {near_words(value)}" for a, b, value in known]
-    if known and leaks == "stop":
-        raise UserError(
-            f"{dataset.root}: images to be tested are near duplicates of images that the run has learned from",
-            expected="smears that the network has not seen, in no crop and no copy",
-            found=f"{len(known)} pairs, first {known_words[0]}",
-            remedy="leave them out of the test, or go on and have the report say so (--leaks report)",
-        )
-    return LeaksFound([*words, *known_words], searched=True)
-
-
-def _check_digest(rows: Sequence[SplitRow], split_path: Path, split_digest: str | None) -> None:
-    """Refuse a split other than the one that the network was trained by."""
-    found = rows_digest(rows)
-    if split_digest is not None and found != split_digest:
-        raise UserError(
-            f"{split_path}: split.csv was changed since the run was trained",
-            expected=f"digest {split_digest}",
-            found=f"digest {found}",
-            remedy="restore the file that the training wrote, or train again",
-        )
-
-
-def _check_true_masks(judged: Sequence[SmearRecord], masks_from: str) -> None:
-    """Refuse ``--binary_from gt`` where the network ignores masks or images have none."""
-    without = [record.name for record in judged if record.mask is None]
-    if masks_from == "otsu":
-        raise UserError(
-            "--binary_from gt cannot be used: the network was trained without masks and never looks at them",
-            remedy="leave --binary_from out",
-        )
-    if without:
-        raise UserError(
-            "--binary_from gt needs a true mask for every image",
-            expected=f"masks for {len(judged)} images",
-            found=f"{len(without)} without, first {without[0]!r}",
-            remedy="add the masks, or leave --binary_from out",
-        )

@@ -41,7 +41,7 @@ class SideOfSplit(Protocol):
 
 
 class SidesToTest(Protocol):
-    """What a test needs of the data; ``data.datasets.TestData`` is such."""
+    """What a test needs of the data; ``data.runs.TestData`` is such."""
 
     @property
     def sides(self) -> Any:
@@ -57,6 +57,9 @@ class SidesToTest(Protocol):
 
     def batches(self, side: str, device: torch.device) -> Any:
         """Whole images of a side, or None."""
+
+    def colour_baseline(self, side: str, seed: int) -> dict[str, Any] | None:
+        """The metrics of a classifier that sees colours only, or None where there is none."""
 
     def pixels(self, side: str, index: int) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
         """An image as its files hold it."""
@@ -156,7 +159,7 @@ class TestRun:
                 "splits": self.metrics,
                 "segmentation": self.segmentation,
                 "severity": None,
-                "baselines": {"colour": None},
+                "baselines": {"colour": data.colour_baseline(PICTURED, self.options.seed)},
                 "tiers_opened": self.saved.facts["tiers_opened"],
                 "provenance": self._provenance(data),
             }

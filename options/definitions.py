@@ -126,10 +126,16 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "dataroot",
         "",
-        "folder of the smears: AneRBC's own tree (I or II), or a paired tree with rgb/ and binary/; "
-        "`synthetic` is the embedded data set.",
+        "the smears: AneRBC's own tree (I or II), a paired tree with rgb/ and binary/, class folders, images with "
+        "their masks side by side, or a manifest.csv; `synthetic` is the embedded data set.",
         _RUN,
         required=True,
+    ),
+    Option(
+        "image_root",
+        "",
+        "folder that the paths in a manifest are relative to; without it the manifest's own folder.",
+        _RUN,
     ),
     Option("name", "SEG", "name of the run: checkpoints/NAME and results/NAME.", _RUN, parse=run_name),
     Option("gpu_ids", "0", "GPU to use: 0, 1, ...; -1 is the CPU.", _RUN, parse=gpu_list),
@@ -163,6 +169,43 @@ OPTIONS: tuple[Option, ...] = (
         parse=at_least(64),
     ),
     Option("batchSize", 32, "images in a batch.", _DATA, spellings=("batch_size",), parse=at_least(1)),
+    Option(
+        "severity_from",
+        "auto",
+        "where the grades Mild and Chronic come from, one source in a run: labels (a manifest's or labels.csv's "
+        "column, folders, the synthesiser's truth), haemoglobin (a manifest's column or the blood-count reports, by "
+        "WHO's cut-offs), none, or auto (labels where the data has any); module2 is not built yet.",
+        _DATA,
+        choices=("auto", "none", "labels", "haemoglobin", "module2"),
+    ),
+    Option(
+        "chronic_below",
+        8.0,
+        "haemoglobin in g/dL below which an anemia is Chronic, for --severity_from haemoglobin; 8.0 is WHO's severe.",
+        _DATA,
+        parse=at_least(0, float),
+    ),
+    Option(
+        "normal_from",
+        12.0,
+        "haemoglobin in g/dL from which there is no anemia; WHO's 12.0 is for women, 13.0 for men.",
+        _DATA,
+        parse=at_least(0, float),
+    ),
+    Option(
+        "cache_dir",
+        "./datasets/cache",
+        "folder where decoded images are kept, so that the next start need not decode them; it may be removed.",
+        _DATA,
+    ),
+    Option(
+        "cache_gb",
+        20.0,
+        "size of that folder, GB, above which what was not used for longest goes.",
+        _DATA,
+        parse=at_least(0, float),
+    ),
+    Option("no_cache", False, "decode every image at every start and hold all in memory.", _DATA),
     Option(
         "split_file",
         "",

@@ -17,7 +17,16 @@ OPTIONS_SCHEMA = 1
 _KINDS = {int: "a whole number", float: "a number", str: "a text", tuple: "a list of numbers"}
 # Options that say where or how to go on, not what the run is: a saved file must not carry them into another run.
 NOT_RELOADED = ("config", "continue_train", "overwrite", "gpu_ids")
-FROM_RUN = ("loadSize", "fineSize", "synthetic_count", "seed")  # a test sees the images as the run's training saw them
+# A test sees the images as the run's training saw them.
+FROM_RUN = (
+    "loadSize",
+    "fineSize",
+    "synthetic_count",
+    "seed",
+    "severity_from",
+    "chronic_below",
+    "normal_from",
+)
 SAFE_CROP = 128  # from this fineSize on every feature map of one image has several pixels
 
 

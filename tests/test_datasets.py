@@ -17,8 +17,6 @@ from PIL import Image
 from data.datasets import (
     Dataset,
     describe_split,
-    load_test_data,
-    load_training_data,
     open_dataset,
     print_data,
     sides,
@@ -26,6 +24,7 @@ from data.datasets import (
 )
 from data.images import otsu_mask
 from data.records import ANEMIC, HEALTHY
+from data.runs import load_test_data, load_training_data
 from data.splits import EXCLUDED, SplitRow, read_split, rows_digest, write_split
 from data.synthetic import synthesize
 from util.errors import UserError
@@ -65,7 +64,13 @@ def train_options(root: Path, **changes) -> Namespace:
         "fineSize": 16, "batchSize": 4, "no_augment": True, "split_from": "auto", "split_by": "group", "block_size": 50,
         "folds": 0, "fold": 0, "leaks": "stop",
     }  # fmt: skip
-    return Namespace(**options | changes)
+    return Namespace(**READING | options | changes)
+
+
+READING = {
+    "image_root": "", "severity_from": "auto", "chronic_below": 8.0, "normal_from": 12.0, "cache_dir": "", "cache_gb": 1.0,
+    "no_cache": True,
+}  # fmt: skip
 
 
 def load_train(root: Path, split_path: Path | None = None, **changes):
@@ -78,7 +83,7 @@ def load_test(root: Path, split_path: Path, masks_from="decoder", binary_sees="p
         dataroot=str(root), synthetic_count=4, seed=0, num_workers=1, loadSize=16, batchSize=4, splits=("test",),
         binary_from="predicted", leaks="stop",
     )  # fmt: skip
-    vars(options).update(changes)
+    vars(options).update(READING | changes)
     return load_test_data(options, split_path, masks_from=masks_from, binary_sees=binary_sees, split_digest=digest)
 
 
@@ -90,8 +95,7 @@ def tree(tmp_path) -> Path:
 @pytest.fixture
 def run(tree, tmp_path) -> Path:
     """The split.csv of a run on the tree."""
-    data = load_train(tree)
-    write_split(tmp_path / "split.csv", data.rows)
+    load_train(tree).record(tmp_path / "split.csv")
     return tmp_path / "split.csv"
 
 
@@ -361,15 +365,16 @@ def test_a_leak_in_a_user_s_file_stops_or_is_reported_from_training_to_test(smea
     )
     data = load_train(smears, tmp_path / "run" / "split.csv", leaks="report", **mine)
     assert data.facts["leaks"]["count"] == 2
-    write_split(tmp_path / "run" / "split.csv", data.rows)
+    data.record(tmp_path / "run" / "split.csv")
     load_train(smears, tmp_path / "run" / "split.csv", continue_train=True, **sizes)
     assert load_test(smears, tmp_path / "run" / "split.csv").facts["leaks"]["count"] == 2
 
 
 def test_copies_of_what_was_learned_stop_a_test_on_another_folder(smears, tmp_path):
     split = tmp_path / "run" / "split.csv"
-    rows = load_train(smears, split, loadSize=64, fineSize=64).rows
-    write_split(split, rows)
+    data = load_train(smears, split, loadSize=64, fineSize=64)
+    data.record(split)
+    rows = data.rows
     assert load_test(smears, split).facts["leaks"] == {"count": 0, "first": [], "near_duplicates": "checked"}
     learned = next(row for row in rows if row.split == "train" and "Anemic" in row.image)
     other = tmp_path / "other" / "AneRBC-I" / FOLDERS[1] / "Original_images"

@@ -1,0 +1,113 @@
+"""The colours of what a run has learned from, kept beside its split: the colour classifier of a test."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from data.colour import colour_statistics, feature_names, held_out
+from data.loader import DecodedSmears
+from data.records import CLASS_NAMES, SmearRecord
+from util.errors import UserError
+from util.files import atomic_write
+
+COLOURS = "colour_statistics.npz"
+
+
+class ColourRecord(NamedTuple):
+    """Colour statistics of labelled images.
+
+    Attributes:
+        features: float32 (N, F), as ``data.colour.colour_statistics`` gives them.
+        labels: int64 (N,), HEALTHY or ANEMIC.
+        load_size: side of the decoded images that they were measured on, pixels.
+    """
+
+    features: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+    load_size: int
+
+    @classmethod
+    def of(cls, smears: DecodedSmears, count: int | None = None) -> ColourRecord:
+        """Measure the first ``count`` smears (default: all) that have a label."""
+        labels = smears.labels[:count].numpy()
+        known = np.flatnonzero(labels >= 0)
+        rows = [colour_statistics(_pixels(smears, int(index))) for index in known]
+        features = np.stack(rows) if rows else np.empty((0, len(feature_names())), np.float32)
+        return cls(features, labels[known], smears.load_size)
+
+
+def _pixels(smears: DecodedSmears, index: int) -> npt.NDArray[np.uint8]:
+    """One decoded image, uint8 (S, S, 3)."""
+    side = smears.load_size
+    entry = smears.gather(torch.tensor([index]))[0].numpy()
+    return entry[: 3 * side * side].reshape(side, side, 3)
+
+
+def write_colours(path: Path, record: ColourRecord) -> None:
+    """Write the colours of the training images.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    content = io.BytesIO()
+    np.savez(content, features=record.features, labels=record.labels, load_size=np.int64(record.load_size))
+    atomic_write(path, content.getvalue(), make_parents=True)
+
+
+def read_colours(path: Path) -> ColourRecord | None:
+    """Read what ``write_colours`` wrote; None where there is none, as for a run of an earlier version.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            record = ColourRecord(stored["features"], stored["labels"], int(stored["load_size"]))
+    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        raise _damaged(path, str(error)) from error
+    expected = (len(record.labels), len(feature_names()))
+    if record.features.shape != expected or not set(record.labels.tolist()) <= set(range(len(CLASS_NAMES))):
+        raise _damaged(path, f"features {record.features.shape}, {len(record.labels)} labels")
+    return record
+
+
+def _damaged(path: Path, found: str) -> UserError:
+    return UserError(
+        f"{path}: not the colours of a run",
+        expected="the file that the training wrote",
+        found=found,
+        remedy="restore it, or remove it: the test then does without the colour baseline, and says so",
+    )
+
+
+def score_colours(
+    record: ColourRecord, smears: DecodedSmears, records: Sequence[SmearRecord], groups: Sequence[str], seed: int
+) -> dict[str, Any] | None:
+    """Score the colour classifier, fitted on the training images, on others.
+
+    Args:
+        record: of the training images.
+        smears: the images to be tested, at the same size.
+        records: their records.
+        groups: the group of each.
+        seed: of the forest and the intervals.
+
+    Returns:
+        ``classification_metrics`` of the labelled images; None where there is none, or the run learned one class only.
+    """
+    known = [index for index, smear in enumerate(records) if smear.label is not None]
+    if not known or len(set(record.labels.tolist())) < len(CLASS_NAMES):
+        return None
+    tested = ColourRecord.of(smears)
+    chosen = [groups[index] for index in known]
+    return held_out(record.features, record.labels, tested.features, tested.labels, chosen, seed=seed).metrics

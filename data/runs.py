@@ -1,0 +1,349 @@
+"""What a training run learns from and what a test judges: a data root, divided by its split, in batches."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from data.augment import Augmentation
+from data.colour_record import COLOURS, ColourRecord, read_colours, score_colours, write_colours
+from data.datasets import (
+    Dataset,
+    Decoding,
+    Grading,
+    LeaksFound,
+    Side,
+    describe_split,
+    labels_found,
+    open_dataset,
+    print_data,
+    sides,
+    split_for_training,
+)
+from data.images import otsu_mask, read_smear, read_truth
+from data.leaks import (
+    FINGERPRINTS,
+    Learned,
+    find_leaks,
+    learned_before,
+    near_words,
+    open_leaks,
+    read_fingerprints,
+    write_fingerprints,
+)
+from data.loader import BatchLoader, DecodedSmears
+from data.records import CLASS_NAMES, SmearRecord
+from data.split_file import leak_error
+from data.splits import SplitRow, read_split, rows_digest, write_split
+from util.errors import UserError
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a training run learns from and is checked on.
+
+    Attributes:
+        smears: decoded images of train and val; the test images are not even read.
+        train: augmented, shuffled batches at fineSize.
+        val: whole images at loadSize.
+        rows: the split.
+        facts: plain description for checkpoints and reports.
+        learned: the images of train and val, by name and fingerprint.
+        colours: of the train images.
+    """
+
+    smears: DecodedSmears
+    train: BatchLoader
+    val: BatchLoader
+    rows: list[SplitRow]
+    facts: dict[str, Any]
+    learned: Learned
+    colours: ColourRecord
+
+    def record(self, split_path: Path) -> None:
+        """Write the split, and beside it what a test compares its images with: fingerprints and colours.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        write_split(split_path, self.rows)
+        write_fingerprints(split_path.with_name(FINGERPRINTS), self.learned, rows_digest(self.rows))
+        write_colours(split_path.with_name(COLOURS), self.colours)
+
+    @property
+    def any_masks(self) -> bool:
+        """Whether some image has a true mask."""
+        return bool(self.smears.has_mask.any())
+
+    @property
+    def all_masks(self) -> bool:
+        """Whether every image has one."""
+        return bool(self.smears.has_mask.all())
+
+
+def load_training_data(options: Any, device: torch.device, split_path: Path) -> TrainingData:
+    """Read, split and decode what the options of a training run name.
+
+    Args:
+        options: the training command's options.
+        device: where the batches are made.
+        split_path: the run's split.csv; read when the run is continued, else not yet written.
+
+    Raises:
+        UserError: the data cannot be read or split, the recorded split does not fit it, train or val is empty, or train
+            lacks a class.
+    """
+    dataset = open_options_dataset(options)
+    recorded = split_path if options.continue_train else Path(options.split_file) if options.split_file else None
+    held_out = options.val_fraction + options.test_fraction
+    rows = split_for_training(
+        dataset,
+        split_file=recorded,
+        fractions=(1 - held_out, options.val_fraction, options.test_fraction),
+        seed=options.seed,
+        drop_duplicates=options.duplicates == "drop",
+        split_by=options.split_by,
+        block_size=options.block_size,
+        folds=options.folds,
+        fold=options.fold,
+        split_from=options.split_from,
+        leaks=options.leaks,
+        continued=options.continue_train,
+    )
+    facts = describe_split(dataset, rows)
+    print_data(facts)
+    parts = sides(dataset, rows)
+    _check_sides(parts)
+    smears = _decoded(dataset, parts["train"].records + parts["val"].records)
+    count = len(parts["train"].records)
+    common = {"batch_size": options.batchSize, "device": device, "seed": options.seed}
+    augment = None if options.no_augment else Augmentation()
+    train = BatchLoader(smears, range(count), crop_size=options.fineSize, augment=augment, shuffle=True, **common)
+    val = BatchLoader(
+        smears, range(count, len(smears)), crop_size=options.loadSize, augment=None, shuffle=False, **common
+    )
+    return TrainingData(smears, train, val, rows, facts, _learned(dataset, rows), ColourRecord.of(smears, count))
+
+
+def _decoded(dataset: Dataset, records: Sequence[SmearRecord]) -> DecodedSmears:
+    """The decoded smears of some records of a data set, in the order of ``records``."""
+    if dataset.decoded is None:
+        raise ValueError(f"{dataset.root} was opened without its pixels")
+    position = {record.name: index for index, record in enumerate(dataset.records)}
+    return dataset.decoded.smears([position[record.name] for record in records])
+
+
+def _learned(dataset: Dataset, rows: Sequence[SplitRow]) -> Learned:
+    """The images of train and val, by name and fingerprint."""
+    if dataset.fingerprints is None:
+        raise ValueError(f"{dataset.root} was opened without fingerprints")
+    on_side = {row.image for row in rows if row.split in ("train", "val")}
+    chosen = [index for index, record in enumerate(dataset.records) if record.name in on_side]
+    return Learned([dataset.records[index].name for index in chosen], dataset.fingerprints[chosen])
+
+
+def _check_sides(parts: dict[str, Side]) -> None:
+    """Refuse an empty train or val side and a train side of one class; say so where val holds one class only."""
+    for side in ("train", "val"):
+        if not parts[side].records:
+            raise UserError(
+                f"the {side} side of the split is empty",
+                expected="images to train on and images to validate on",
+                found="; ".join(f"{name}: {len(part.records)}" for name, part in parts.items()),
+                remedy="give a --val_fraction above 0 that leaves some to train on, or a --split_file with both sides",
+            )
+    classes = {side: {record.label for record in part.records} - {None} for side, part in parts.items()}
+    if len(classes["train"]) < len(CLASS_NAMES):
+        raise UserError(
+            "the train side of the split lacks a class",
+            expected=f"labelled images of both, {' and '.join(CLASS_NAMES)}",
+            found=labels_found(parts["train"]),
+            remedy="add labelled smears of the other class, or use another --split_file",
+        )
+    if len(classes["val"]) < len(CLASS_NAMES):
+        words = f"({labels_found(parts['val'])})"
+        print(f"warning: validation holds one class only: AUROC cannot be computed {words}", file=sys.stderr)
+
+
+def open_options_dataset(options: Any, *, true_masks: bool = True) -> Dataset:
+    """``open_dataset`` from a command's options.
+
+    Args:
+        options: of training or test.
+        true_masks: False hides the true masks from the decoded images.
+    """
+    cache_dir = None if options.no_cache else Path(options.cache_dir)
+    return open_dataset(
+        options.dataroot,
+        image_root=Path(options.image_root) if options.image_root else None,
+        synthetic_count=options.synthetic_count,
+        seed=options.seed,
+        workers=options.num_workers or None,
+        grading=Grading(options.severity_from, options.chronic_below, options.normal_from),
+        decoding=Decoding(options.loadSize, cache_dir, options.cache_gb, true_masks),
+    )
+
+
+@dataclass(frozen=True)
+class TestData:
+    """What a test judges.
+
+    Attributes:
+        sides: the images of train, val and test.
+        masks_from: "decoder", or "otsu" where the network draws no masks: then Otsu's stands in for what it would draw.
+        binary_sees: what the binary stream is given: "predicted", "gt", or "otsu" where it is always Otsu's mask.
+        facts: plain description for the report.
+        dataset: the data root, decoded.
+        batch_size: images in a batch.
+        colours: of what the run has learned from, or None where that was not recorded.
+    """
+
+    sides: dict[str, Side]
+    masks_from: str
+    binary_sees: str
+    facts: dict[str, Any]
+    dataset: Dataset
+    batch_size: int
+    colours: ColourRecord | None
+
+    def batches(self, side: str, device: torch.device) -> BatchLoader | None:
+        """Whole images of a side at loadSize, or None where it has none; no true masks if Otsu's are to be seen."""
+        records = self.sides[side].records
+        if not records:
+            return None
+        smears = _decoded(self.dataset, records)
+        return BatchLoader(
+            smears,
+            range(len(records)),
+            self.batch_size,
+            smears.load_size,
+            device=device,
+            augment=None,
+            shuffle=False,
+            seed=0,
+        )
+
+    def colour_baseline(self, side: str, seed: int) -> dict[str, Any] | None:
+        """What colour alone says of a side: a classifier of the training images' colours, judged as the network is.
+
+        None where there is no labelled image, or the colours of the training were measured at another size or not at
+        all.
+        """
+        part = self.sides[side]
+        if self.colours is None or not part.records:
+            return None
+        smears = _decoded(self.dataset, part.records)
+        if smears.load_size != self.colours.load_size:
+            return None
+        return score_colours(self.colours, smears, part.records, part.groups, seed)
+
+    def pixels(self, side: str, index: int) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+        """An image as its files hold it: RGB, true mask or None, Otsu's mask or None unless it stands in."""
+        record = self.sides[side].records[index]
+        rgb = read_smear(record)
+        true = read_truth(record) if record.mask else None
+        return rgb, true, otsu_mask(rgb) if self.masks_from == "otsu" else None
+
+
+def load_test_data(
+    options: Any, split_path: Path, *, masks_from: str, binary_sees: str, split_digest: str | None = None
+) -> TestData:
+    """Open what the options of a test name and divide it by the run's split.
+
+    Args:
+        options: the test command's options.
+        split_path: the run's split.csv.
+        masks_from: "decoder" or "otsu", see ``TestData``.
+        binary_sees: "predicted", "otsu" or "gt", see ``TestData``.
+        split_digest: ``rows_digest`` of the split that the network was trained by, or None where it is not known.
+
+    Raises:
+        UserError: the data or the split cannot be read, the split was changed or leaks, no image is left to test, or
+            true masks are asked for (``--binary_from gt``) that cannot be used or are not there.
+    """
+    rows = read_split(split_path)
+    _check_digest(rows, split_path, split_digest)
+    dataset = open_options_dataset(options, true_masks=binary_sees != "otsu")
+    parts = sides(dataset, rows)
+    found = _leaks_at_test(
+        dataset, rows, parts["test"] if "test" in options.splits else None, split_path, options.leaks
+    )
+    facts = describe_split(dataset, rows, found)
+    print_data(facts)
+    judged = [record for side in options.splits for record in parts[side].records]
+    if not judged:
+        raise UserError(
+            f"{dataset.root} holds no image of the splits {', '.join(options.splits)}",
+            found="; ".join(f"{side}: {len(part.records)}" for side, part in parts.items()),
+            remedy="choose other --splits, or another --dataroot",
+        )
+    if options.binary_from == "gt":
+        _check_true_masks(judged, masks_from)
+    colours = read_colours(split_path.with_name(COLOURS))
+    return TestData(parts, masks_from, binary_sees, facts, dataset, options.batchSize, colours)
+
+
+def _leaks_at_test(
+    dataset: Dataset, rows: Sequence[SplitRow], tested: Side | None, split_path: Path, leaks: str
+) -> LeaksFound:
+    """Look for what was learned from among what is tested; stop at it, or tell, as ``leaks`` says.
+
+    Images that the split lists with the same content were compared when it was made, and are not compared again.
+    """
+    parted = open_leaks(find_leaks(dataset.records, dataset.digests, rows))
+    if parted and leaks == "stop":
+        raise leak_error(str(split_path), parted[0].bond, parted[0].one, parted[0].other)
+    words = [leak.words() for leak in parted]
+    learned = read_fingerprints(split_path.with_name(FINGERPRINTS), rows_digest(rows))
+    if learned is None or dataset.fingerprints is None:
+        return LeaksFound(words, searched=False)
+    recorded = {(row.image, row.content) for row in rows}
+    names = {record.name for record in tested.records} if tested else set()
+    pairs = enumerate(zip((record.name for record in dataset.records), dataset.digests, strict=True))
+    asked = [index for index, pair in pairs if pair[0] in names and pair not in recorded]
+    known = learned_before(learned, [dataset.records[index].name for index in asked], dataset.fingerprints[asked])
+    side_of = {row.image: row.split for row in rows}
+    known_words = [f"{a!r} in test, {b!r} in {side_of[b]}: {near_words(value)}" for a, b, value in known]
+    if known and leaks == "stop":
+        raise UserError(
+            f"{dataset.root}: images to be tested are near duplicates of images that the run has learned from",
+            expected="smears that the network has not seen, in no crop and no copy",
+            found=f"{len(known)} pairs, first {known_words[0]}",
+            remedy="leave them out of the test, or go on and have the report say so (--leaks report)",
+        )
+    return LeaksFound([*words, *known_words], searched=True)
+
+
+def _check_digest(rows: Sequence[SplitRow], split_path: Path, split_digest: str | None) -> None:
+    """Refuse a split other than the one that the network was trained by."""
+    found = rows_digest(rows)
+    if split_digest is not None and found != split_digest:
+        raise UserError(
+            f"{split_path}: split.csv was changed since the run was trained",
+            expected=f"digest {split_digest}",
+            found=f"digest {found}",
+            remedy="restore the file that the training wrote, or train again",
+        )
+
+
+def _check_true_masks(judged: Sequence[SmearRecord], masks_from: str) -> None:
+    """Refuse ``--binary_from gt`` where the network ignores masks or images have none."""
+    without = [record.name for record in judged if record.mask is None]
+    if masks_from == "otsu":
+        raise UserError(
+            "--binary_from gt cannot be used: the network was trained without masks and never looks at them",
+            remedy="leave --binary_from out",
+        )
+    if without:
+        raise UserError(
+            "--binary_from gt needs a true mask for every image",
+            expected=f"masks for {len(judged)} images",
+            found=f"{len(without)} without, first {without[0]!r}",
+            remedy="add the masks, or leave --binary_from out",
+        )
