@@ -176,6 +176,8 @@ class TestRun:
             "architecture": facts["architecture"],
             "binary_from": self.binary_sees,
             "group_overlap": shared_groups(data),
+            "leaks": data.facts["leaks"],
+            "severity": data.facts["severity"],
             "mask_source": data.masks_from,
             "seed": self.options.seed,
             "command": shlex.join(["python", *sys.argv]),
@@ -199,6 +201,14 @@ class TestRun:
             warnings.append("The network was trained on synthetic smears only and is tested here on other data.")
         if data.masks_from == "otsu":
             warnings.append("The network never saw a true mask: the masks here are Otsu's thresholds, not its own.")
+        leaks = data.facts["leaks"]
+        if leaks["count"]:
+            warnings.append(f"The split leaks, and this was accepted (--leaks report): {leaks['first'][0]}.")
+            warnings[-1] += f" {leaks['count']} such finds in all." if leaks["count"] > 1 else ""
+        if leaks["near_duplicates"] != "checked":
+            warnings.append(
+                "The run kept no fingerprints: near duplicates of what it has learned from were not looked for."
+            )
         return warnings
 
     def write_report(self, data: SidesToTest) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import importlib.util
 import json
 import re
@@ -17,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from data.splits import read_split
+from data.splits import read_split, write_split
 from data.synthetic_writer import write_dataset
 from util.checkpoint import load_checkpoint
 from util.errors import UserError
@@ -152,6 +153,47 @@ def test_metrics_agree_with_the_predictions(tested, smears):
     assert metrics["segmentation"]["n"] == len(rows)
     assert metrics["tiers_opened"]["tier1"]["how"] == "opened"
     assert metrics["provenance"]["synthetic"] is True and metrics["provenance"]["binary_from"] == "predicted"
+
+
+def test_the_colour_baseline_is_scored_on_the_same_test_images_and_shown(tested):
+    metrics = json.loads((tested / "metrics.json").read_text())
+    baseline = metrics["baselines"]["colour"]
+    assert baseline["n"] == metrics["splits"]["test"]["global"]["n"]
+    assert set(baseline["ci95"]) == set(metrics["splits"]["test"]["global"]["ci95"])
+    assert "Baseline: colour" in (tested / "index.html").read_text()
+    assert metrics["provenance"]["leaks"] == {"count": 0, "first": [], "near_duplicates": "checked"}
+    assert metrics["provenance"]["severity"].startswith("severity: from labels (truth.csv)")
+
+
+def leaky_split(smears, folder, monkeypatch):
+    """Smears of which one is there again, mirrored and under another name; a split that has the two on two sides."""
+    leaky = folder / "leaky"
+    shutil.copytree(smears, leaky)
+    call("data", f"split {smears} --out drawn.csv", monkeypatch, folder)
+    copied = next(row for row in read_split(folder / "drawn.csv") if row.split == "train")
+    for kind in ("Original_images", "Binary_segmented"):
+        source = (leaky / copied.image).parent.parent / kind / Path(copied.image).name
+        Image.open(source).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(source.with_stem(f"900{source.stem[-2:]}"))
+    call("data", f"split {leaky} --out all.csv", monkeypatch, folder)
+    rows = read_split(folder / "all.csv")
+    assert len({row.group for row in rows if row.image == copied.image or "900_" in row.image}) == 1  # they were joined
+    group = next(row.group for row in rows if row.image == copied.image)
+    rows = [dataclasses.replace(row, split="train") if row.group == group else row for row in rows]
+    rows = [dataclasses.replace(row, split="test", group="900") if "900_" in row.image else row for row in rows]
+    write_split(folder / "mine.csv", rows)
+    return leaky, copied.image
+
+
+def test_a_leak_stops_training_and_test_unless_it_is_accepted_and_then_the_page_says_so(smears, tmp_path, monkeypatch):
+    leaky, copied = leaky_split(smears, tmp_path, monkeypatch)
+    line = f"--dataroot {leaky} --name L {TINY} --niter 1 --niter_decay 0 --split_file mine.csv"
+    said = refused("train", line, monkeypatch, tmp_path)
+    assert "900_" in said and copied in said and not list((tmp_path / "checkpoints").glob("L/*.csv"))
+    assert call("train", f"{line} --leaks report", monkeypatch, tmp_path) == 0
+    test = f"--dataroot {leaky} --name L --gpu_ids -1 --loadSize 64 --fineSize 64 --resamples 100"
+    assert call("test", f"{test} --leaks report", monkeypatch, tmp_path) == 0
+    page = (tmp_path / "results" / "L" / "test_latest" / "index.html").read_text()
+    assert "this was accepted" in page and "900_" in page
 
 
 def test_the_page_shows_every_image_of_the_test_split(tested):

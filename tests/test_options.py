@@ -9,6 +9,7 @@ import pytest
 
 from options import describe, load_options, parse_data_command, parse_options, save_options
 from options.definitions import OPTIONS, options_of
+from options.parser import FROM_RUN
 from util.errors import UserError
 
 PUBLISHED_TRAIN = (
@@ -161,14 +162,17 @@ def test_a_test_takes_sizes_and_seed_from_the_run(tmp_path):
     assert (untouched.loadSize, untouched.from_run) == (300, ())
     (tmp_path / "R").mkdir()
     trained = "--dataroot t --loadSize 320 --fineSize 256 --synthetic_count 60 --seed 7 --batchSize 3 --deterministic"
+    trained += " --severity_from haemoglobin --chronic_below 7 --normal_from 13"
     save_options(tmp_path / "R" / "options.json", parse(trained))
     options = parse(line, "test")
     assert (options.loadSize, options.fineSize, options.synthetic_count, options.seed) == (320, 256, 60, 7)
     assert (options.dataroot, options.batchSize, options.deterministic) == ("d", 32, False)
-    shown = [text for text in describe(options).splitlines() if "[from the run]" in text]
-    assert [text.split(":")[0].strip("* ") for text in shown] == ["seed", "loadSize", "fineSize", "synthetic_count"]
+    assert (options.severity_from, options.chronic_below, options.normal_from) == ("haemoglobin", 7, 13)
+    shown = [text.split(":")[0].strip("* ") for text in describe(options).splitlines() if "[from the run]" in text]
+    assert sorted(shown) == sorted(FROM_RUN)
     over = parse(f"{line} --fineSize 300 --seed 0", "test")
-    assert (over.loadSize, over.fineSize, over.seed, over.from_run) == (320, 300, 0, ("loadSize", "synthetic_count"))
+    assert (over.loadSize, over.fineSize, over.seed) == (320, 300, 0)
+    assert set(FROM_RUN) - set(over.from_run) == {"fineSize", "seed"}
     assert not any("[from the run]" in text for text in describe(over).splitlines() if "seed" in text)
 
 
@@ -215,3 +219,10 @@ def test_the_data_command():
         parse_data_command(shlex.split("synthesize out --count 0"), prog="p", description="")
     with pytest.raises(UserError, match="invalid choice"):
         parse_data_command(["paint"], prog="p", description="")
+
+
+def test_the_sources_of_severity_are_those_that_the_data_knows():
+    from data.severity import SOURCES
+
+    option = next(option for option in OPTIONS if option.name == "severity_from")
+    assert tuple(option.choices) == SOURCES

@@ -1,0 +1,197 @@
+"""What a run reads: through the cache, with one source of severity, and with the colours that its test compares."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import data.cache
+from data.colour_record import COLOURS, ColourRecord, read_colours, score_colours, write_colours
+from data.datasets import open_dataset
+from data.loader import decode
+from data.manifest import write_manifest
+from data.records import ANEMIC, HEALTHY, SmearRecord
+from data.runs import load_test_data, load_training_data
+from data.synthetic_writer import write_dataset
+from util.errors import UserError
+
+CPU = torch.device("cpu")
+SIDE = 64
+
+
+@pytest.fixture(scope="module")
+def smears(tmp_path_factory) -> Path:
+    """Twelve synthetic smears with masks and blood counts in AneRBC's tree."""
+    out = tmp_path_factory.mktemp("data") / "smears"
+    write_dataset(out, count=12, seed=3, size=SIDE, workers=1)
+    return out
+
+
+def options(root: Path, cache: Path, **changes) -> Namespace:
+    return Namespace(
+        **{
+            "dataroot": str(root), "synthetic_count": 4, "seed": 0, "num_workers": 1, "loadSize": SIDE,
+            "fineSize": SIDE, "batchSize": 4, "image_root": "", "severity_from": "auto",
+            "chronic_below": 8.0, "normal_from": 12.0,
+            "cache_dir": str(cache), "cache_gb": 1.0, "no_cache": False, "continue_train": False, "split_file": "",
+            "val_fraction": 0.25, "test_fraction": 0.25, "duplicates": "drop", "split_by": "group", "block_size": 50,
+            "folds": 0, "fold": 0, "split_from": "auto", "leaks": "stop", "no_augment": False,
+            "splits": ("train", "val", "test"), "binary_from": "predicted",
+        }
+        | changes
+    )  # fmt: skip
+
+
+def train(root: Path, folder: Path, **changes):
+    return load_training_data(options(root, folder / "cache", **changes), CPU, folder / "split.csv")
+
+
+def opened_for_test(root: Path, folder: Path, masks_from="decoder", binary_sees="predicted", **changes):
+    given = options(root, folder / "cache", **changes)
+    return load_test_data(given, folder / "split.csv", masks_from=masks_from, binary_sees=binary_sees)
+
+
+def batches(loader):
+    return [(batch.rgb.clone(), batch.mask.clone(), batch.label.clone()) for batch in loader]
+
+
+def test_a_second_start_decodes_nothing_and_gives_the_same_batches(smears, tmp_path, monkeypatch):
+    first = train(smears, tmp_path)
+    first.record(tmp_path / "split.csv")
+    before = batches(first.train)
+    monkeypatch.setattr(data.cache, "decode_smear", lambda *_: pytest.fail("an image was decoded again"))
+    again = batches(train(smears, tmp_path).train)
+    assert len(before) == len(again) > 0
+    assert all(
+        torch.equal(a, b) for one, other in zip(before, again, strict=True) for a, b in zip(one, other, strict=True)
+    )
+    tested = opened_for_test(smears, tmp_path)
+    assert sum(len(batch.label) for batch in tested.batches("test", CPU)) == len(tested.sides["test"].records)
+
+
+def test_without_a_cache_nothing_is_written_and_the_batches_are_the_same(smears, tmp_path):
+    kept, loose = train(smears, tmp_path), train(smears, tmp_path, no_cache=True, cache_dir=str(tmp_path / "none"))
+    assert (tmp_path / "cache").is_dir() and not (tmp_path / "none").exists()
+    for one, other in zip(batches(kept.val), batches(loose.val), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_folds_share_one_pack(smears, tmp_path):
+    for fold in (1, 2):
+        train(smears, tmp_path, folds=2, fold=fold)
+    assert len(list((tmp_path / "cache").glob("*.smears"))) == 1
+
+
+def test_where_otsu_s_masks_are_to_be_seen_no_true_one_is_decoded(smears, tmp_path):
+    train(smears, tmp_path).record(tmp_path / "split.csv")
+    shown = list(opened_for_test(smears, tmp_path, masks_from="otsu", binary_sees="otsu").batches("test", CPU))
+    true = list(opened_for_test(smears, tmp_path).batches("test", CPU))
+    assert not any(batch.has_mask.any() for batch in shown) and all(batch.has_mask.all() for batch in true)
+    assert any(not torch.equal(a.mask, b.mask) for a, b in zip(shown, true, strict=True))
+
+
+def test_a_real_smear_of_the_same_name_is_no_part_of_a_synthetic_one(smears, tmp_path):
+    train(smears, tmp_path).record(tmp_path / "split.csv")
+    real = tmp_path / "real"
+    for name in ("Anemic_individuals/Original_images/001_a.png", "Healthy_individuals/Original_images/001_h.png"):
+        (real / name).parent.mkdir(parents=True)
+        pixels = np.random.default_rng(len(name)).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(real / name)
+    assert len(opened_for_test(real, tmp_path).sides["test"].records) == 2
+
+
+def test_the_synthesiser_s_grades_are_labels_and_none_means_none(smears):
+    truth = open_dataset(str(smears))
+    assert {record.severity for record in truth.records if record.label == ANEMIC} == {"Mild", "Chronic"}
+    assert {record.severity_source for record in truth.records if record.severity} == {"truth.csv"}
+    assert truth.severities.source == "labels" and "truth.csv" in truth.severities.text
+
+
+def test_haemoglobin_grades_instead_of_the_labels_and_the_facts_say_so(smears, tmp_path):
+    data_ = train(smears, tmp_path, severity_from="haemoglobin", chronic_below=30.0, normal_from=30.0)
+    assert "haemoglobin" in data_.facts["severity"] and " 0 Mild, 6 Chronic" in data_.facts["severity"]
+    assert train(smears, tmp_path, severity_from="none").facts["severity"] is None
+
+
+def test_a_manifest_s_paths_are_relative_to_the_image_root(smears, tmp_path):
+    records = open_dataset(str(smears)).records
+    manifest = tmp_path / "clean.csv"
+    write_manifest(manifest, records[:6] + records[-4:], image_root=smears)
+    data_ = train(manifest, tmp_path, image_root=str(smears))
+    assert data_.facts["files"] == 10
+    with pytest.raises(UserError, match=r"clean\.csv, line 2"):
+        train(manifest, tmp_path)
+
+
+def coloured(folder: Path, count: int = 24) -> list[SmearRecord]:
+    """Pictures of noise, reddish where Anemic and bluish where Healthy."""
+    records = []
+    for index in range(count):
+        label = (HEALTHY, ANEMIC)[index % 2]
+        pixels = np.random.default_rng(index).integers(90, 160, (SIDE, SIDE, 3), dtype=np.uint8)
+        pixels[..., 0 if label == ANEMIC else 2] += 60
+        path = folder / f"{index:02d}.png"
+        Image.fromarray(pixels).save(path)
+        records.append(SmearRecord(path.name, path, label=label))
+    return records
+
+
+def test_colours_that_tell_the_classes_apart_are_scored_so_and_others_not(tmp_path):
+    records = coloured(tmp_path)
+    learned, tested = (decode(part, SIDE, progress=False) for part in (records[:16], records[16:]))
+    groups = [record.name for record in records[16:]]
+    scores = score_colours(ColourRecord.of(learned), tested, records[16:], groups, seed=0)
+    assert (scores["n"], scores["accuracy"], scores["auroc"]) == (8, 1.0, 1.0)
+    assert set(scores["ci95"]) >= {"accuracy", "auroc"}
+    shuffled = ColourRecord.of(learned)._replace(labels=np.array([0, 0, 1, 1] * 4))
+    assert score_colours(shuffled, tested, records[16:], groups, seed=0)["auroc"] < 0.95
+    assert score_colours(shuffled._replace(labels=np.zeros(16, int)), tested, records[16:], groups, seed=0) is None
+
+
+def test_colours_are_those_of_the_training_side_and_labelled_images_only(smears, tmp_path):
+    data_ = train(smears, tmp_path)
+    on_train = [row for row in data_.rows if row.split == "train"]
+    assert sorted(data_.colours.labels.tolist()) == sorted(row.label for row in on_train)
+    records = [SmearRecord(r.name, r.image, label=None) for r in coloured(tmp_path, 2)]
+    assert len(ColourRecord.of(decode(records, SIDE, progress=False)).labels) == 0
+
+
+def test_a_test_scores_the_colours_unless_they_were_not_kept(smears, tmp_path):
+    train(smears, tmp_path).record(tmp_path / "split.csv")
+    tested = opened_for_test(smears, tmp_path)
+    assert tested.colour_baseline("test", seed=0)["n"] == len(tested.sides["test"].records)
+    assert opened_for_test(smears, tmp_path, loadSize=2 * SIDE).colour_baseline("test", seed=0) is None
+    (tmp_path / COLOURS).unlink()
+    assert opened_for_test(smears, tmp_path).colour_baseline("test", seed=0) is None
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 damaged", None])
+def test_damaged_colours_are_named(tmp_path, content):
+    path = tmp_path / COLOURS
+    if content is None:
+        write_colours(path, ColourRecord(np.zeros((2, 3), np.float32), np.array([0, 1]), SIDE))
+    else:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=COLOURS):
+        read_colours(path)
+
+
+def test_a_pickle_among_the_colours_is_refused(tmp_path):
+    path = tmp_path / COLOURS
+    np.savez(path, features=np.array([{"a": 1}], dtype=object), labels=np.array([0]), load_size=np.int64(SIDE))
+    with pytest.raises(UserError, match=COLOURS):
+        read_colours(path)
+
+
+def test_colours_are_read_as_written(tmp_path, smears):
+    record = train(smears, tmp_path).colours
+    write_colours(tmp_path / COLOURS, record)
+    found = read_colours(tmp_path / COLOURS)
+    assert np.array_equal(found.features, record.features) and np.array_equal(found.labels, record.labels)
+    assert found.load_size == record.load_size == SIDE
+    assert read_colours(tmp_path / "nothing.npz") is None
