@@ -56,7 +56,7 @@ class SyntheticSmear:
     Attributes:
         rgb: (S, S, 3) uint8.
         mask: (S, S) bool, all red cells together; no platelets, no white cells.
-        stained: (S, S) bool, the same with platelets and white cells, as in AneRBC's own masks.
+        stained: (S, S) bool, the same with platelets and white cells.
         instances: (S, S) uint16, 0 or 1 + the cell's place in ``cells``; later cells lie on top.
         cells: the red cells that the picture shows.
         label: HEALTHY (0) or ANEMIC (1).

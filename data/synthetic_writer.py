@@ -18,12 +18,13 @@ from PIL import Image
 
 from data.records import ANEMIC, CLASS_NAMES
 from data.synthetic import SYNTHESIS_VERSION, CellTruth, check_arguments, label_and_severity, synthesize
+from data.synthetic_masks import anerbc_mask
 from data.synthetic_populations import blood_count_report
 from util.errors import UserError
 
 TREE = "AneRBC-I"
 NOTICE = "SYNTHETIC.txt"
-MASKS = ("red_cells", "stained")
+MASKS = ("red_cells", "anerbc")
 _FEW = 16  # below this many pictures, starting processes takes longer than it saves
 _MOST_WORKERS = 16
 _FOLDERS = ("Original_images", "Binary_segmented", "Instances", "CBC_reports")
@@ -78,8 +79,9 @@ def write_dataset(
         seed: which series.
         size: side of the pictures, pixels.
         workers: processes; 1 is this one, None lets the count and the processors decide.
-        masks: what ``Binary_segmented`` shows: "red_cells" alone, or all that is "stained" (as AneRBC's own masks do):
-            red cells, platelets and white cells. Instances and cells.csv are red cells either way.
+        masks: what ``Binary_segmented`` shows: "red_cells" alone, exactly, or what AneRBC's own masks would
+            ("anerbc"): platelets and white cells too, with the edges of a threshold (see
+            ``data.synthetic_masks.anerbc_mask``). Instances and cells.csv are exact and red cells either way.
         overwrite: replace a synthetic data set that lies at ``out``. Anything else there is never replaced.
 
     Raises:
@@ -203,11 +205,10 @@ def _run(jobs: list[_Job], workers: int) -> Iterator[list[CellTruth]]:
 def _write_picture(job: _Job) -> list[CellTruth]:
     """Make and write one smear with its mask, instances and report; return its cells."""
     smear = synthesize(job.index, seed=job.seed, size=job.size)
+    mask = smear.mask if job.masks == "red_cells" else anerbc_mask(smear.rgb, smear.stained)
     pictures = {
         "Original_images": smear.rgb,
-        "Binary_segmented": np.where(smear.mask if job.masks == "red_cells" else smear.stained, 0, 255).astype(
-            np.uint8
-        ),
+        "Binary_segmented": np.where(mask, 0, 255).astype(np.uint8),
         "Instances": smear.instances,
     }
     for folder, pixels in pictures.items():

@@ -37,6 +37,7 @@ from data.synthetic_artefacts import (
 )
 from data.synthetic_cells import PIXELS_PER_UM, Film, RedCell, cell_kind, draw_red_cell
 from data.synthetic_layout import scatter
+from data.synthetic_masks import anerbc_mask
 from data.synthetic_optics import Camera, Stain, draw_camera, draw_stain, expose, transmit
 from data.synthetic_particles import paint_fibre, paint_platelets, paint_precipitate
 from data.synthetic_populations import POPULATIONS, SHAPE_KINDS, blood_count_report, draw_subject
@@ -905,8 +906,26 @@ def test_workers_do_not_change_a_byte(tree, tmp_path):
     assert _files(tmp_path / "two") == _files(tree)
 
 
-def test_masks_of_a_data_set_may_show_all_that_is_stained(tree, tmp_path):
-    write_dataset(tmp_path / "all", count=4, seed=1, size=96, workers=1, masks="stained")
+def test_a_mask_as_anerbc_s_has_the_edges_of_a_threshold_and_no_holes():
+    # A pale field, a dark disc with a pale centre, a disc too pale for any threshold, a black rod, and a single dot.
+    rows, columns = np.mgrid[:80, :80]
+    rgb = np.full((80, 80, 3), 210, np.uint8)
+    disc, pale = np.hypot(rows - 25, columns - 25) < 12, np.hypot(rows - 55, columns - 55) < 10
+    rgb[disc] = 120
+    rgb[np.hypot(rows - 25, columns - 25) < 4] = 205
+    rgb[pale] = 205
+    rgb[70:76, 5:40] = 20
+    rgb[10, 70] = 20
+    mask = anerbc_mask(rgb, ndimage.binary_dilation(disc, iterations=2) | pale)
+    assert mask[25, 25] and mask[55, 55] and mask[73, 20] and not mask[10, 70]
+    assert (mask & ~ndimage.binary_dilation(disc, iterations=3))[:45, :45].sum() == 0
+    assert abs(int(mask[:45, :45].sum()) - int(disc.sum())) < 40  # the picture's edge, not the wider one given
+    assert not (ndimage.binary_fill_holes(mask) & ~mask).any()
+    assert not anerbc_mask(np.full((8, 8, 3), 9, np.uint8), np.zeros((8, 8), bool)).any()
+
+
+def test_masks_of_a_data_set_may_be_as_anerbc_s_are(tree, tmp_path):
+    write_dataset(tmp_path / "all", count=4, seed=1, size=96, workers=1, masks="anerbc")
     ours, theirs = _files(tree), _files(tmp_path / "all")
     changed = {name for name in ours if ours[name] != theirs[name]}
     assert any("Binary_segmented" in name for name in changed)
@@ -914,8 +933,9 @@ def test_masks_of_a_data_set_may_show_all_that_is_stained(tree, tmp_path):
     masks = [name for name in sorted(theirs) if "Binary_segmented" in name and "Healthy" in name]
     index = next(index for index in range(2) if label_and_severity(index, 1)[0] == HEALTHY)
     drawn = np.asarray(Image.open(tmp_path / "all" / masks[0])) == 0
-    assert np.array_equal(drawn, synthesize(index, seed=1, size=96).stained)
-    assert "masks stained" in (tmp_path / "all" / "AneRBC-I" / "SYNTHETIC.txt").read_text()
+    smear = synthesize(index, seed=1, size=96)
+    assert np.array_equal(drawn, anerbc_mask(smear.rgb, smear.stained))
+    assert "masks anerbc" in (tmp_path / "all" / "AneRBC-I" / "SYNTHETIC.txt").read_text()
 
 
 def test_overwrite_replaces_a_synthetic_set_and_nothing_else(tmp_path):
