@@ -26,7 +26,8 @@ Rows = npt.NDArray[np.integer[Any]]
 PERCENTILES = (5, 25, 50, 75, 95)
 REGIONS = ("all", "background", "foreground")
 CHANNELS = ("red", "green", "blue")
-BINS = 4  # of each channel in the colour histogram
+_BITS = 2
+BINS = 2**_BITS  # of each channel in the colour histogram
 _MOST_PIXELS = 12_000  # more add nothing to statistics that know no place
 _FEW = 200  # images for which threads take longer to start than the trees to grow
 _MOST_SAMPLES = 2_000  # drawn for each tree: keeps 12,000 images within seconds
@@ -64,22 +65,23 @@ def colour_statistics(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         raise ValueError(f"expected uint8 (H, W, 3) with pixels, found {rgb.dtype} {rgb.shape}")
     step = max(1, int(np.ceil(np.sqrt(rgb.shape[0] * rgb.shape[1] / _MOST_PIXELS))))
     pixels = rgb[::step, ::step].reshape(-1, 3)
-    dark = pixels[:, 1] <= _otsu_level(np.bincount(pixels[:, 1], minlength=256))
-    foreground = _level_counts(pixels[dark])
-    background = _level_counts(pixels[~dark])
-    parts = [_statistics(counts) for counts in (foreground + background, background, foreground)]
-    scaled = (pixels // (256 // BINS)).astype(np.intp)
+    dark = pixels[:, 1] <= otsu_level(np.bincount(pixels[:, 1], minlength=256))
+    background, foreground = _level_counts(pixels, dark)
+    statistics = _statistics(np.stack([foreground + background, background, foreground]))
+    scaled = (pixels >> (8 - _BITS)).astype(np.intp)
     codes = (scaled[:, 0] * BINS + scaled[:, 1]) * BINS + scaled[:, 2]
     shares = np.bincount(codes, minlength=BINS**3) / len(pixels)
-    return np.concatenate([*parts, shares]).astype(np.float32)
+    return np.concatenate([statistics, shares]).astype(np.float32)
 
 
-def _level_counts(pixels: npt.NDArray[np.uint8]) -> Floats:
-    """Count each level of each channel: (N, 3) pixels to (3, 256)."""
-    return np.stack([np.bincount(pixels[:, channel], minlength=256) for channel in range(3)]).astype(np.float64)
+def _level_counts(pixels: npt.NDArray[np.uint8], dark: npt.NDArray[np.bool_]) -> Floats:
+    """Count each level of each channel in the light and in the dark part: (N, 3) pixels to (2, 3, 256)."""
+    codes = pixels + np.array([0, 256, 512], dtype=np.intp)
+    codes += dark[:, None] * np.intp(768)
+    return np.bincount(codes.ravel(), minlength=2 * 768).reshape(2, 3, 256).astype(np.float64)
 
 
-def _otsu_level(counts: npt.NDArray[np.integer[Any]]) -> int:
+def otsu_level(counts: npt.NDArray[np.integer[Any]]) -> int:
     """Otsu's threshold from counts of the 256 levels; the darker part is at or below it."""
     levels = np.arange(256)
     below = np.cumsum(counts)
@@ -91,27 +93,32 @@ def _otsu_level(counts: npt.NDArray[np.integer[Any]]) -> int:
 
 
 def _statistics(counts: Floats) -> Floats:
-    """Statistics of one part from its (3, 256) counts of levels, kind by kind and channel by channel."""
-    total = counts.sum(axis=1)
-    if not total.all():
-        return np.zeros(3 * (6 + len(PERCENTILES)))
-    weights = counts / total[:, None]
+    """Statistics of parts from their (parts, 3, 256) counts of levels: part by part, kind by kind, then by channel."""
+    total = counts.sum(axis=-1, keepdims=True)
+    weights = counts / np.maximum(total, 1)
+    moments = [moment for scale in _scales() for moment in _moments(weights, scale)]
+    cumulative = np.cumsum(counts, axis=-1)
+    ranks = [np.argmax(cumulative >= total * (percent / 100), axis=-1) / 255 for percent in PERCENTILES]
+    found = np.stack([*moments, *ranks], axis=1)
+    found[total[:, 0, 0] == 0] = 0
+    return np.asarray(found.ravel(), dtype=np.float64)
+
+
+@cache
+def _scales() -> Floats:
+    """What the 256 levels stand for: themselves as shares, and optical densities, (2, 256)."""
     levels = np.arange(256)
-    density = -np.log10((levels + 1) / 256)
-    moments = [moment for scale in (levels / 255, density) for moment in _moments(weights, scale)]
-    cumulative = np.cumsum(counts, axis=1)
-    ranks = [np.argmax(cumulative >= (total * percent / 100)[:, None], axis=1) / 255 for percent in PERCENTILES]
-    return np.concatenate([*moments, *ranks])
+    return np.stack([levels / 255, -np.log10((levels + 1) / 256)])
 
 
 def _moments(weights: Floats, scale: Floats) -> tuple[Floats, Floats, Floats]:
-    """Mean, standard deviation and skewness (0 where all is one level) of each channel's distribution."""
+    """Mean, standard deviation and skewness (0 where all is one level) of distributions (..., 256)."""
     mean = weights @ scale
-    centred = scale[None] - mean[:, None]
-    deviation = np.sqrt((weights * centred**2).sum(axis=1))
-    third = (weights * centred**3).sum(axis=1)
-    spread = deviation > 1e-6
-    return mean, deviation, np.divide(third, deviation**3, out=np.zeros(3), where=spread)
+    centred = scale - mean[..., None]
+    squared = weights * centred**2
+    deviation = np.sqrt(squared.sum(axis=-1))
+    third = (squared * centred).sum(axis=-1)
+    return mean, deviation, np.divide(third, deviation**3, out=np.zeros_like(mean), where=deviation > 1e-6)
 
 
 def colour_features(

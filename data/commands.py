@@ -48,7 +48,7 @@ def doctor(
 
     Raises:
         UserError: there is no such data root, or an output cannot be written; nothing was written then but what came
-            before it.
+            before it. The summary is printed all the same.
     """
     from data.doctor import as_json, examine_dataroot, printable, summary
     from data.doctor_manifest import check_outputs, data_files, left_out_path
@@ -58,23 +58,27 @@ def doctor(
     settings: dict[str, Any] = {"split_by": split_by, "block_size": block_size, "folds": folds, "seed": seed}
     diagnosis = examine_dataroot(dataroot, image_root=image_root, workers=workers, **settings)
     check_outputs(data_files(diagnosis.case), dataroot, outputs, overwrite=overwrite)
-    print(summary(diagnosis))
-    if json_path:
-        atomic_write(json_path, as_json(diagnosis, settings), make_parents=True)
-        print(f"\nall of it: {printable(json_path)}")
-    if html_path:
-        from data.doctor_pictures import write_page
+    # Whoever reads the words may stop early ("| head"): all files are written before the first of them.
+    words = [summary(diagnosis)]
+    try:
+        if json_path:
+            atomic_write(json_path, as_json(diagnosis, settings), make_parents=True)
+            words.append(f"\nall of it: {printable(json_path)}")
+        if html_path:
+            from data.doctor_pictures import write_page
 
-        write_page(html_path, diagnosis, {"dataroot": dataroot, **settings})
-        print(f"page: {printable(html_path)}")
-    if fix_path:
-        base = image_root or (dataroot if dataroot.is_dir() else dataroot.parent)
-        _fix(diagnosis, fix_path, base, drop_near=near_duplicates == "drop")
+            write_page(html_path, diagnosis, {"dataroot": dataroot, **settings})
+            words.append(f"page: {printable(html_path)}")
+        if fix_path:
+            base = image_root or (dataroot if dataroot.is_dir() else dataroot.parent)
+            words += _fix(diagnosis, fix_path, base, drop_near=near_duplicates == "drop")
+    finally:
+        print("\n".join(words))
     return ERRORS_FOUND if diagnosis.has_errors else 0
 
 
-def _fix(diagnosis: Any, path: Path, image_root: Path, *, drop_near: bool) -> None:
-    """Write the cleaned manifest and say what it leaves out and how it is used."""
+def _fix(diagnosis: Any, path: Path, image_root: Path, *, drop_near: bool) -> list[str]:
+    """Write the cleaned manifest and word what it leaves out and how it is used."""
     from collections import Counter
     from shlex import quote
 
@@ -83,11 +87,12 @@ def _fix(diagnosis: Any, path: Path, image_root: Path, *, drop_near: bool) -> No
     path.parent.mkdir(parents=True, exist_ok=True)
     reasons = write_cleaned(path, diagnosis, image_root=image_root, drop_near=drop_near)
     kinds = Counter(_kind(reason) for reason in reasons.values())
-    print(f"\ncleaned manifest: {path} ({len(diagnosis.case.records) - len(reasons):,} images)")
-    for kind, count in kinds.most_common():
-        print(f"  left out: {count:,} ({kind})")
-    print(f"  each with its reason: {left_out_path(path)}")
-    print(f"use it: --dataroot {quote(str(path))} --image_root {quote(str(image_root))}")
+    return [
+        f"\ncleaned manifest: {path} ({len(diagnosis.case.records) - len(reasons):,} images)",
+        *(f"  left out: {count:,} ({kind})" for kind, count in kinds.most_common()),
+        f"  each with its reason: {left_out_path(path)}",
+        f"use it: --dataroot {quote(str(path))} --image_root {quote(str(image_root))}",
+    ]
 
 
 def _kind(reason: str) -> str:

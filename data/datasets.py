@@ -16,6 +16,7 @@ import numpy.typing as npt
 from data.cache import CACHE_GB, DecodedDataset, Fingerprint, open_decoded
 from data.contents import describe_contents
 from data.groups import blood_counts
+from data.images import read_smear
 from data.leaks import accept, accepted, check_groups, find_leaks
 from data.near_duplicates import (
     FINGERPRINT_BYTES,
@@ -24,6 +25,7 @@ from data.near_duplicates import (
     find_near_duplicates,
     fingerprint,
 )
+from data.overlaps import confirmed
 from data.readers import read_dataroot
 from data.records import CLASS_NAMES, SmearRecord
 from data.severity import CHRONIC_BELOW, NORMAL_FROM, SeverityReport, with_severities
@@ -110,10 +112,14 @@ class Dataset:
 
     @cached_property
     def near(self) -> list[NearPair]:
-        """Pairs of its images that show the same cells."""
+        """Pairs of its images that show the same cells, by their fingerprints and, where these are weak, their pixels."""
         if self.fingerprints is None:
             return []
-        return find_near_duplicates(self.fingerprints, progress=len(self.records) > _SOON_COMPARED)
+        many = len(self.records) > _SOON_COMPARED
+        pairs = find_near_duplicates(self.fingerprints, progress=many)
+        return confirmed(
+            pairs, self.fingerprints, lambda index: read_smear(self.records[index]), progress=many and bool(pairs)
+        )
 
 
 @dataclass(frozen=True)

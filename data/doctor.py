@@ -26,7 +26,9 @@ from data.doctor_findings import (
     mask_scores,
 )
 from data.groups import blood_count, exclusions, group_ids
+from data.images import read_smear
 from data.near_duplicates import NearPair, find_near_duplicates
+from data.overlaps import confirmed
 from data.readers import survey_dataroot
 from data.records import CLASS_NAMES, SmearRecord
 from data.severity import haemoglobin_of
@@ -91,7 +93,7 @@ def examine_dataroot(
     """
     records, problems = survey_dataroot(root, image_root=image_root)
     examined = examine_files(records, workers=workers, progress=progress)
-    pairs, left_out = _near_duplicates(examined, progress), _left_out(records, examined)
+    pairs, left_out = _near_duplicates(records, examined, progress), _left_out(records, examined)
     blood = _blood_counts(records)
     # An image that cannot be read has no content; its name keeps it apart from the others.
     digests = [facts.digest or f"unread {record.name}" for record, facts in zip(records, examined.facts, strict=True)]
@@ -120,12 +122,14 @@ def examine_dataroot(
     return Diagnosis(case, in_order(findings), _figures(case, score))
 
 
-def _near_duplicates(examined: Examined, progress: bool) -> list[NearPair]:
+def _near_duplicates(records: Sequence[SmearRecord], examined: Examined, progress: bool) -> list[NearPair]:
     """Pairs of readable images that show the same cells, equal ones included, as indices of all records."""
     readable = [index for index, facts in enumerate(examined.facts) if facts.problem is None]
     if not readable:
         return []
-    pairs = find_near_duplicates(examined.fingerprints[readable], progress=progress)
+    fingerprints = examined.fingerprints[readable]
+    pairs = find_near_duplicates(fingerprints, progress=progress)
+    pairs = confirmed(pairs, fingerprints, lambda index: read_smear(records[readable[index]]), progress=progress)
     return [pair._replace(first=readable[pair.first], second=readable[pair.second]) for pair in pairs]
 
 

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from data.colour import CHANNELS, colour_statistics, feature_names
-from data.images import MASK_THRESHOLD, content_digest, otsu_mask, read_rgb, read_smear
+from data.colour import CHANNELS, colour_statistics, feature_names, otsu_level
+from data.images import MASK_THRESHOLD, content_digest, read_rgb, read_smear
 from data.near_duplicates import FINGERPRINT_BYTES, fingerprint
 from data.records import SmearRecord
 from util.errors import UserError
@@ -63,7 +63,8 @@ class MaskFacts:
         light: the commonest grey level from 128 on, None where there is none.
         foreground: pixels taken for cells.
         agreement: Dice with Otsu's mask of the image; None where sizes differ or the image has no contrast.
-        inverse_agreement: the same with the mask turned round.
+        inverse_agreement: the same with the mask turned round, of cells or of background, whichever is less: a mask
+            that marks too little is no inverted one, though its inverse holds all cells.
     """
 
     width: int
@@ -293,7 +294,7 @@ def read_drawn_mask(record: SmearRecord) -> Pixels:
 
 def _mask_facts(grey: Pixels, rgb: Pixels, *, dark: bool) -> MaskFacts:
     """Describe a mask's grey levels and how it lies on its image."""
-    counts = np.bincount(grey.ravel(), minlength=256)
+    counts = np.array(Image.fromarray(grey).histogram())
     below, above = counts[:MASK_THRESHOLD], counts[MASK_THRESHOLD:]
     agreement, inverse = _agreement(grey, rgb, dark=dark)
     return MaskFacts(
@@ -313,12 +314,29 @@ def _agreement(grey: Pixels, rgb: Pixels, *, dark: bool) -> tuple[float | None, 
     if grey.shape != rgb.shape[:2]:
         return None, None
     step = max(1, max(grey.shape) // _AGREEMENT_SIDE)
-    otsu = otsu_mask(np.ascontiguousarray(rgb[::step, ::step]))
+    otsu = _otsu(rgb[::step, ::step])
     if not otsu.any() or otsu.all():
         return None, None
     light = grey[::step, ::step] >= MASK_THRESHOLD
     mask = ~light if dark else light
-    return _dice(mask, otsu), _dice(~mask, otsu)
+    return _dice(mask, otsu), min(_dice(~mask, otsu), _dice(mask, ~otsu))
+
+
+def _otsu(rgb: Pixels) -> npt.NDArray[np.bool_]:
+    """``data.images.otsu_mask`` within a tenth of its time, which counts where there are 12,000 masks."""
+    from scipy.ndimage import label
+
+    sums = rgb[..., 0].astype(np.uint16) + rgb[..., 1] + rgb[..., 2]
+    levels = ((2 * sums + 3) // 6).astype(np.uint8)  # the mean, rounded
+    if levels.min() == levels.max():
+        return np.zeros(levels.shape, dtype=bool)
+    dark = levels <= otsu_level(np.bincount(levels.ravel(), minlength=256))
+    parts, count = label(~dark)
+    outside = np.zeros(count + 1, dtype=bool)  # a light part that meets no border is a hole
+    for border in (parts[0], parts[-1], parts[:, 0], parts[:, -1]):
+        outside[border] = True
+    outside[0] = False
+    return ~outside[parts]
 
 
 def _dice(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> float:

@@ -19,7 +19,8 @@ from data.severity import NORMAL_FROM
 from data.splits import SIDES
 from util.errors import UserError
 
-INVERTED_BELOW, INVERSE_FROM = 0.5, 0.6  # Dice of a mask and of its inverse with Otsu's
+INVERTED_BELOW, INVERSE_FROM = 0.4, 0.8  # Dice with Otsu's of a mask and of its inverse: this is no matter of quality
+UNLIKE_BELOW = 0.5  # Dice with Otsu's
 FEWEST_MASK_PIXELS, SMALLEST_MASK_SHARE = 16, 0.001
 FLAT_CONTRAST = 2.0  # standard deviation of the levels
 GIVES_AWAY = 0.6  # AUROC from which a fact that has nothing to do with blood is reported
@@ -27,7 +28,8 @@ SIZE_GIVES_AWAY = 0.7  # the same for a file's size, which also tells how much t
 FEWEST_GROUPS = 10
 SMALLEST_CLASS = 0.25
 LARGEST_GROUP = 0.2
-TREES = 300  # of each forest of the colour score
+TREES = 300  # of each forest of the colour score, up to MANY images
+MANY, FEWER_TREES = 3_000, 100  # what more trees add is far below the interval there
 
 
 def files_unreadable(case: Case) -> list[Finding]:
@@ -215,8 +217,10 @@ def flat_images(case: Case) -> list[Finding]:
 
 
 def mask_contents(case: Case) -> list[Finding]:
-    """Masks without cells, without background, of a few pixels, and those drawn the other way round."""
-    kinds: dict[str, dict[str, str]] = {"mask_empty": {}, "mask_full": {}, "mask_inverted": {}, "mask_tiny": {}}
+    """Masks without cells, without background, of a few pixels, the other way round, or unlike what is dark."""
+    kinds: dict[str, dict[str, str]] = {
+        key: {} for key in ("mask_empty", "mask_full", "mask_inverted", "mask_tiny", "mask_unlike")
+    }
     for record, facts in zip(case.records, case.facts, strict=True):
         kind = mask_fault(facts.mask) if facts.mask else None
         if kind and facts.mask:
@@ -245,6 +249,13 @@ def mask_contents(case: Case) -> list[Finding]:
             "next to nothing",
             "Look at them: are they masks?",
         ),
+        "mask_unlike": (
+            "note",
+            "Masks unlike what is dark",
+            ("has", "have"),
+            f"a Dice below {UNLIKE_BELOW} with Otsu's threshold of the image",
+            "Look at them: a poor mask, one of other structures, or an image that Otsu's threshold cannot part.",
+        ),
     }
     found = []
     for key, reasons in kinds.items():
@@ -256,7 +267,7 @@ def mask_contents(case: Case) -> list[Finding]:
 
 
 def mask_fault(mask: MaskFacts) -> str | None:
-    """Name what is wrong with what a mask shows: mask_empty, mask_full, mask_inverted, mask_tiny, or None."""
+    """Name what is wrong with what a mask shows: mask_empty, _full, _inverted, _tiny, _unlike, or None."""
     if mask.foreground == 0:
         return "mask_empty"
     if mask.foreground == mask.width * mask.height:
@@ -264,12 +275,13 @@ def mask_fault(mask: MaskFacts) -> str | None:
     own, inverse = mask.agreement, mask.inverse_agreement
     if own is not None and inverse is not None and own < INVERTED_BELOW and inverse >= INVERSE_FROM:
         return "mask_inverted"
-    tiny = mask.foreground < FEWEST_MASK_PIXELS or mask.share < SMALLEST_MASK_SHARE
-    return "mask_tiny" if tiny else None
+    if mask.foreground < FEWEST_MASK_PIXELS or mask.share < SMALLEST_MASK_SHARE:
+        return "mask_tiny"
+    return "mask_unlike" if own is not None and own < UNLIKE_BELOW else None
 
 
 def _mask_words(kind: str, mask: MaskFacts) -> str:
-    if kind == "mask_inverted":
+    if kind in ("mask_inverted", "mask_unlike"):
         return f"Dice with Otsu's {mask.agreement:.2f}, inverted {mask.inverse_agreement:.2f}"
     return f"{mask.foreground} of {mask.width * mask.height} pixels are cells"
 
@@ -560,9 +572,10 @@ def colour_score(case: Case, step: Callable[[], object] | None = None) -> Colour
     if not len(labels):
         return None
     units = [case.units[index] for index in case.labelled]
+    trees = TREES if len(labels) <= MANY else min(TREES, FEWER_TREES)
     try:
         return cross_validated(
-            case.colours[case.labelled], labels, units, folds=case.folds, seed=case.seed, trees=TREES, step=step
+            case.colours[case.labelled], labels, units, folds=case.folds, seed=case.seed, trees=trees, step=step
         )
     except UserError as error:
         return error

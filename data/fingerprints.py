@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-FINGERPRINT_VERSION = 1
+FINGERPRINT_VERSION = 2
 FINGERPRINT_BYTES = 4096
 MAX_POINTS = 240
 LEVELS = 5  # half octaves of scale: the full working size down to a quarter of it
@@ -31,6 +31,9 @@ _HEADER, _POINTS_AT, _POINT_BYTES = 16, 256, 16
 REACH = 13  # pixels of a level around a point that its smoothing and description need
 _SAMPLES = np.arange(-9, 10, 2)  # where a point's surroundings are sampled, in pixels of its level
 _EDGE = 8.0  # largest squared trace over determinant of the curvature: an edge has no place along itself
+_WAVES = 6  # frequencies along each side of a point's surroundings, of which the lowest are kept
+_AT_FIRST = 4  # times as many extrema as are wanted are looked at first, the strongest
+_STRIP = 200_000  # multiplications
 _DENSEST = 2000  # thousandths of optical density
 _LEAST_CONTRAST = 8  # of the difference, in 16000ths of optical density; below it there is nothing but rounding
 _THUMBNAIL_SIDE = 15
@@ -80,17 +83,14 @@ def fingerprint(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.size == 0:
         raise ValueError(f"expected uint8 (H, W, 3) with pixels, found {rgb.dtype} {rgb.shape}")
-    green = _working_green(rgb)
+    green = working_green(rgb)
     packed = np.zeros(FINGERPRINT_BYTES, dtype=np.uint8)
     packed[0] = FINGERPRINT_VERSION
     packed[2:6] = np.array(green.size, dtype="<u2").view(np.uint8)
     packed[_HEADER : _HEADER + THUMBNAIL] = _thumbnail(green).view(np.uint8)
-    at = _POINTS_AT
-    for level, image in enumerate(_scales(green)):
-        points = _pack_level(level, image)
-        packed[1] += len(points)
-        packed[at : at + points.size] = points.ravel()
-        at += points.size
+    points = _points(_scales(green))
+    packed[1] = len(points)
+    packed[_POINTS_AT : _POINTS_AT + points.size] = points.ravel()
     return packed
 
 
@@ -140,8 +140,8 @@ def descriptors(packed: npt.NDArray[np.uint8]) -> npt.NDArray[np.int8]:
 # --- the image at its scales ------------------------------------------------------------------------------------------
 
 
-def _working_green(rgb: npt.NDArray[np.uint8]) -> Image.Image:
-    """The green channel, where haemoglobin absorbs most, at the working size."""
+def working_green(rgb: npt.NDArray[np.uint8]) -> Image.Image:
+    """The green channel, where haemoglobin absorbs most, at the size in which points are counted."""
     green = Image.fromarray(np.ascontiguousarray(rgb[..., 1]))
     factor = 1
     while (green.width // factor) * (green.height // factor) > _WORKING_PIXELS:
@@ -162,7 +162,8 @@ def _scales(green: Image.Image) -> list[Image.Image]:
 
 def _density(green: Image.Image) -> npt.NDArray[np.int16]:
     """Optical density in thousandths, up to 2: sixteen times as much still fits the 16 bits that make this fast."""
-    return np.asarray(_density_table()[np.asarray(green)])
+    # Every level has an entry: "wrap" spares the check of each index, and changes none.
+    return np.take(_density_table(), np.asarray(green), mode="wrap")
 
 
 @cache
@@ -183,38 +184,65 @@ def _smooth(plane: npt.NDArray[np.int16]) -> npt.NDArray[np.int16]:
 # --- interest points --------------------------------------------------------------------------------------------------
 
 
-def _pack_level(level: int, green: Image.Image) -> npt.NDArray[np.uint8]:
-    """Find, describe and pack the strongest points of one level, (P, bytes)."""
+class _Level(NamedTuple):
+    """The strongest points of one level, before they are described: (P,) each, and what is around them."""
+
+    places: npt.NDArray[np.float64]
+    kind: _IndexArray
+    surroundings: npt.NDArray[np.int16]
+
+
+def _points(scales: list[Image.Image]) -> npt.NDArray[np.uint8]:
+    """Find, describe and pack the strongest points of all levels, (P, bytes), those of the finest level first."""
+    levels = [_strongest(level, image) for level, image in enumerate(scales)]
+    if not levels:
+        return np.empty((0, _POINT_BYTES), dtype=np.uint8)
+    places, kind, surroundings = (np.concatenate(parts) for parts in zip(*levels, strict=True))
+    descriptor, turn = _describe(surroundings)
+    return _pack(places, kind | turn << 3, descriptor)
+
+
+def _strongest(level: int, green: Image.Image) -> _Level:
+    """Find the strongest points of one level."""
     once = _smooth(_density(green))
     twice = _smooth(once >> 4)
     difference = once[2:-2, 2:-2] - twice
-    y, x = _extrema(difference)
-    strength = difference[y, x]
-    if len(strength) > _QUOTA[level]:
-        strongest = np.argpartition(-np.abs(strength), _QUOTA[level])[: _QUOTA[level]]
-        y, x, strength = y[strongest], x[strongest], strength[strongest]
-    descriptor, turn = _describe(twice, y, x)
+    y, x = _extrema(difference, _QUOTA[level])
     places = np.column_stack([(x + 4.5) / green.width, (y + 4.5) / green.height])
-    return _pack(places, level | turn << 3 | (strength > 0) << 6, descriptor)
+    around = np.add.outer(_SAMPLES * twice.shape[1], _SAMPLES).ravel()
+    surroundings = np.take(twice, (y * twice.shape[1] + x)[:, None] + around)
+    return _Level(places, level | (difference[y, x] > 0) << 6, surroundings)
 
 
-def _extrema(difference: npt.NDArray[np.int16]) -> tuple[_IndexArray, _IndexArray]:
-    """Rows and columns of the local extrema that lie on no edge and far enough from the border."""
+def _extrema(difference: npt.NDArray[np.int16], quota: int) -> tuple[_IndexArray, _IndexArray]:
+    """Rows and columns of the strongest local extrema that lie on no edge and far enough from the border."""
     inset = REACH - 5
     inner = difference[inset:-inset, inset:-inset]
     centre = inner[1:-1, 1:-1]
     high = (centre == _around(inner, np.maximum)) & (centre > _LEAST_CONTRAST)
     low = (centre == _around(inner, np.minimum)) & (centre < -_LEAST_CONTRAST)
-    y, x = np.divmod(np.flatnonzero(high | low), centre.shape[1])
-    kept = ~_on_edge(difference.astype(np.float32), y + inset + 1, x + inset + 1)
-    return y[kept] + inset + 1, x[kept] + inset + 1
+    place = np.flatnonzero(high | low)
+    strength = np.abs(centre.ravel()[place])
+    # Most of the weak ones are noise, and there are thousands: they are looked at only where the strong do not suffice.
+    for most in (_AT_FIRST * quota, len(place)):
+        few = place[np.argpartition(-strength, most)[:most]] if most < len(place) else place
+        y, x = (axis + inset + 1 for axis in np.divmod(few, centre.shape[1]))
+        kept = np.flatnonzero(~_on_edge(difference, y, x))
+        if len(kept) >= quota:
+            break
+    if len(kept) > quota:
+        kept = kept[np.argpartition(-np.abs(difference[y[kept], x[kept]]), quota)[:quota]]
+    return y[kept], x[kept]
 
 
-def _on_edge(plane: _FloatArray, y: _IndexArray, x: _IndexArray) -> npt.NDArray[np.bool_]:
+def _on_edge(plane: npt.NDArray[np.int16], y: _IndexArray, x: _IndexArray) -> npt.NDArray[np.bool_]:
     """Whether the curvature at points is that of an edge or a saddle, which have no place of their own."""
-    across = plane[y, x + 1] + plane[y, x - 1] - 2 * plane[y, x]
-    down = plane[y + 1, x] + plane[y - 1, x] - 2 * plane[y, x]
-    mixed = (plane[y + 1, x + 1] + plane[y - 1, x - 1] - plane[y + 1, x - 1] - plane[y - 1, x + 1]) / 4
+    width = plane.shape[1]
+    steps = np.array([0, -1, 1, -width, width, -width - 1, width + 1, 1 - width, width - 1])
+    centre, *around = np.take(plane, steps[:, None] + (y * width + x)).astype(np.float32)
+    across = around[0] + around[1] - 2 * centre
+    down = around[2] + around[3] - 2 * centre
+    mixed = (around[4] + around[5] - around[6] - around[7]) / 4
     determinant = across * down - mixed**2
     return np.asarray((determinant <= 0) | ((across + down) ** 2 >= _EDGE * determinant))
 
@@ -226,20 +254,38 @@ def _around(plane: npt.NDArray[np.int16], pick: np.ufunc) -> npt.NDArray[np.int1
     return found
 
 
-def _describe(plane: npt.NDArray[np.int16], y: _IndexArray, x: _IndexArray) -> tuple[_FloatArray, _IndexArray]:
+def _describe(surroundings: npt.NDArray[np.int16]) -> tuple[_FloatArray, _IndexArray]:
     """Low frequencies around points as unit vectors, brought into one orientation, and which one that took."""
-    patches = plane[(y[:, None] + _SAMPLES)[:, :, None], (x[:, None] + _SAMPLES)[:, None, :]].astype(np.float32)
-    basis = _cosines(len(_SAMPLES), 6)
-    waves = basis @ patches @ basis.T
+    waves = product(surroundings.astype(np.float32), _wave_table()).reshape(-1, _WAVES, _WAVES)
     mirror_x, mirror_y = waves[:, 0, 1] < 0, waves[:, 1, 0] < 0
     waves[mirror_x, :, 1::2] *= -1
     waves[mirror_y, 1::2, :] *= -1
     swap = waves[:, 1, 0] > waves[:, 0, 1]
     waves[swap] = waves[swap].transpose(0, 2, 1)
-    rows, columns = frequencies(6, 1, DESCRIPTOR)
+    rows, columns = frequencies(_WAVES, 1, DESCRIPTOR)
     chosen = waves[:, rows, columns]
     chosen /= np.linalg.norm(chosen, axis=1, keepdims=True) + 1e-9
     return chosen, (mirror_x + 2 * mirror_y + 4 * swap).astype(np.intp)
+
+
+def product(left: _FloatArray, right: _FloatArray) -> _FloatArray:
+    """The matrix product of (N, K) and (K, M), in strips that OpenBLAS computes in the calling thread.
+
+    Its own threads, which it starts from some 260,000 multiplications on, wait for each other at every small product:
+    where several threads or processes work already, that takes ten times as long.
+    """
+    found = np.empty((len(left), right.shape[1]), dtype=np.float32)
+    rows = max(1, _STRIP // max(1, right.size))
+    for start in range(0, len(left), rows):
+        np.matmul(left[start : start + rows], right, out=found[start : start + rows])
+    return found
+
+
+@cache
+def _wave_table() -> _FloatArray:
+    """The cosine transform of a square of samples as one matrix, (samples, frequencies)."""
+    basis = _cosines(len(_SAMPLES), _WAVES)
+    return np.ascontiguousarray(np.kron(basis, basis).T)
 
 
 def _pack(places: npt.NDArray[np.float64], kind: _IndexArray, descriptor: _FloatArray) -> npt.NDArray[np.uint8]:

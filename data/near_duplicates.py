@@ -32,6 +32,7 @@ from data.fingerprints import (
     frequencies,
     packed_points,
     point_counts,
+    product,
     thumbnails,
     unpack,
     working_sizes,
@@ -52,8 +53,9 @@ _LEAST_HITS = 3  # that agree roughly before two images are compared in full
 _SQUARE = 48.0  # pixels: how roughly
 _PLACE = 16.0  # pixels between which two points count as two places
 _THREADS = 2  # each holds a block's hits, up to some hundred MB
-_BLOCK = 500  # images looked up at a time
+_BLOCK = 256  # images looked up at a time
 _CHUNK = 500_000  # point pairs compared at a time
+_COUNTER_BITS = 22  # counters that hits are told apart by before they are looked at: 32 MB a thread
 
 
 class NearPair(NamedTuple):
@@ -184,7 +186,9 @@ class _Index:
     def __init__(self, fingerprints: npt.NDArray[np.uint8], sides: npt.NDArray[np.bool_]) -> None:
         self.sizes, self.sides = working_sizes(fingerprints), sides
         self._packed, self._counts = packed_points(fingerprints), point_counts(fingerprints)
-        entries = [self._keys(block)[0] for block in self._blocks()]
+        self._flat = np.ascontiguousarray(self._packed).reshape(-1, self._packed.shape[2])
+        self._kinds = np.ascontiguousarray(self._flat[:, 3] & 63)
+        entries = [next(self._keys(block)) for block in self._blocks()]
         self._entries = np.sort(np.concatenate([np.empty(0, dtype=np.uint64), *entries]))
 
     def points(self, image: int) -> Points:
@@ -203,17 +207,17 @@ class _Index:
 
     def _candidates_of(self, block: range) -> list[tuple[int, int]]:
         """The candidates whose first image is in a block; most of it runs outside Python's lock."""
-        hits = [np.empty((0, 2), dtype=np.int64)]
-        for queries in self._keys(block):
-            hits += self._look_up(queries)
-        return self._agreeing(np.concatenate(hits))
+        found = [self._look_up(queries) for queries in self._keys(block)]
+        one, two = (np.concatenate(points) for points in zip(*found, strict=True))
+        likely = self._likely(one, two)
+        return self._agreeing(self._alike(np.column_stack([one[likely], two[likely]])))
 
     def _blocks(self) -> list[range]:
         count = len(self._packed)
         return [range(start, min(start + _BLOCK, count)) for start in range(0, count, _BLOCK)]
 
-    def _keys(self, block: range) -> list[npt.NDArray[np.uint64]]:
-        """Sorted keys of a block's points, above their numbers: as they are, then with one sign turned each."""
+    def _keys(self, block: range) -> Iterator[npt.NDArray[np.uint64]]:
+        """Yield sorted keys of a block's points, above their numbers: as they are, then with one sign turned each."""
         here = np.arange(MAX_POINTS) < self._counts[block.start : block.stop, None]
         image, place = np.nonzero(here)
         packed = self._packed[block.start : block.stop][here]
@@ -222,41 +226,55 @@ class _Index:
         weights = np.left_shift(np.uint64(1), np.arange(values.shape[1], dtype=np.uint64))
         dark = (packed[:, 3] >> 6).astype(np.uint64) << np.uint64(values.shape[1])
         key = ((values > 0) * weights).sum(axis=1, dtype=np.uint64) | dark
+        yield np.sort(key << np.uint64(32) | number)
         weakest = np.argsort(np.abs(values), axis=1, kind="stable")[:, :_PROBES]
-        probes = [key, *(key ^ weights[weakest[:, k]] for k in range(_PROBES))]
-        return [np.sort(probe << np.uint64(32) | number) for probe in probes]
+        for k in range(_PROBES):
+            yield np.sort((key ^ weights[weakest[:, k]]) << np.uint64(32) | number)
 
-    def _look_up(self, queries: npt.NDArray[np.uint64]) -> Iterator[npt.NDArray[np.int64]]:
-        """Yield the points (query, found) of later images with equal keys and like surroundings."""
+    def _look_up(self, queries: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """The points asked for, and those of later images with equal keys, as often as there are pairs of them."""
         mask = np.uint64(2**32 - 1)
-        image = (queries & mask) // np.uint64(MAX_POINTS)
+        number = queries & mask
         keys = queries & ~mask
-        begin = np.searchsorted(self._entries, keys | (image + np.uint64(1)) * np.uint64(MAX_POINTS))
+        begin = np.searchsorted(self._entries, keys | (number // MAX_POINTS + np.uint64(1)) * np.uint64(MAX_POINTS))
         end = np.minimum(np.searchsorted(self._entries, keys | mask, side="right"), begin + _CROWD)
         many = np.maximum(end - begin, 0)
-        for start, stop in _chunks(many):
-            some = many[start:stop]
-            a = np.repeat((queries[start:stop] & mask).astype(np.int64), some)
-            within = np.arange(some.sum()) - np.repeat(np.cumsum(some) - some, some)
-            b = (self._entries[np.repeat(begin[start:stop], some) + within] & mask).astype(np.int64)
-            wanted = _opposite(self.sides, a // MAX_POINTS, b // MAX_POINTS)
-            yield self._alike(np.column_stack([a[wanted], b[wanted]]))
+        first = np.cumsum(many) - many
+        place = np.arange(many.sum()) + np.repeat(begin - first, many)
+        return np.repeat(number.astype(np.int64), many), (np.take(self._entries, place) & mask).astype(np.int64)
+
+    def _likely(self, one: npt.NDArray[np.int64], two: npt.NDArray[np.int64]) -> npt.NDArray[np.intp]:
+        """Which pairs of points may be among enough that ask for one overlay.
+
+        Counted by the hash of images, orientation and scale, which needs a byte of each point; of different images that
+        leaves one pair of points in some twenty to be compared. What is dropped could not have become a candidate.
+        """
+        a, b = one // MAX_POINTS, two // MAX_POINTS
+        overlay = np.take(_overlay_kinds(), np.take(self._kinds, one).astype(np.intp) << 6 | np.take(self._kinds, two))
+        key = (a * len(self.sizes) + b) * 128 + overlay
+        slot = (key.view(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(64 - _COUNTER_BITS)
+        slot = slot.astype(np.intp)
+        often = np.bincount(slot, minlength=2**_COUNTER_BITS) >= _LEAST_HITS
+        likely = np.flatnonzero(often[slot])
+        return likely[_opposite(self.sides, a[likely], b[likely])]
 
     def _alike(self, pairs: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Those pairs of points whose surroundings are alike."""
-        flat = self._packed.reshape(-1, self._packed.shape[2])
-        one, two = (descriptors(flat[pairs[:, k]]).astype(np.float32) for k in (0, 1))
-        product = np.einsum("ij,ij->i", one, two)
-        squares = np.einsum("ij,ij->i", one, one) * np.einsum("ij,ij->i", two, two)
-        return pairs[product > _LEAST_COSINE * np.sqrt(squares)]
+        kept = [np.empty((0, 2), dtype=np.int64)]
+        for start in range(0, len(pairs), _CHUNK):
+            some = pairs[start : start + _CHUNK]
+            one, two = (descriptors(self._flat[some[:, k]]).astype(np.float32) for k in (0, 1))
+            product = np.einsum("ij,ij->i", one, two)
+            squares = np.einsum("ij,ij->i", one, one) * np.einsum("ij,ij->i", two, two)
+            kept.append(some[product > _LEAST_COSINE * np.sqrt(squares)])
+        return np.concatenate(kept)
 
     def _agreeing(self, hits: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
         """Pairs of images of which enough points ask for about the same overlay."""
         images = hits // MAX_POINTS
         hits = hits[_frequent(images[:, 0] * len(self.sizes) + images[:, 1])]
         images = hits // MAX_POINTS
-        flat = self._packed.reshape(-1, self._packed.shape[2])
-        one, two = (unpack(flat[hits[:, k]], self.sizes[images[:, k]]) for k in (0, 1))
+        one, two = (unpack(self._flat[hits[:, k]], self.sizes[images[:, k]]) for k in (0, 1))
         turn, level, shift = _overlays(one, two)
         overlay = ((images[:, 0] * len(self.sizes) + images[:, 1]) * 8 + turn) * (2 * LEVELS) + level + LEVELS
         _, overlay = np.unique(overlay, return_inverse=True)
@@ -272,13 +290,6 @@ def _frequent(keys: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     """Which of the keys occur at least ``_LEAST_HITS`` times."""
     _, inverse, counts = np.unique(keys, return_inverse=True, return_counts=True)
     return np.asarray(counts[inverse] >= _LEAST_HITS, dtype=np.bool_)
-
-
-def _chunks(many: npt.NDArray[np.intp]) -> Iterator[tuple[int, int]]:
-    """Ranges that hold about ``_CHUNK`` each."""
-    bounds = np.searchsorted(np.cumsum(many), np.arange(_CHUNK, int(many.sum()) + _CHUNK, _CHUNK), side="right")
-    edges = np.unique(np.concatenate([[0], bounds, [len(many)]]))
-    yield from zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)
 
 
 @cache
@@ -314,6 +325,17 @@ def _turns() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.intp]]:
     return matrices.astype(np.float32), between
 
 
+@cache
+def _overlay_kinds() -> npt.NDArray[np.intp]:
+    """Turn and half octaves of scale between points, as one number below 128, by 64 times the one's kind + the other's.
+
+    A point's kind is its turn and level as packed.
+    """
+    one, two = np.divmod(np.arange(64 * 64), 64)
+    turn = _turns()[1][one >> 3, two >> 3]
+    return np.asarray(turn << 4 | ((two & 7) - (one & 7) + LEVELS) & 15, dtype=np.intp)
+
+
 class Evidence(NamedTuple):
     """What speaks for two images showing the same cells.
 
@@ -341,16 +363,63 @@ def compare(one: Points, two: Points, size_one: npt.NDArray[np.intp], size_two: 
         size_one: width and height of the one's working image, pixels.
         size_two: those of the other's.
     """
+    found = _lay_over(one, two)
+    if found is None:
+        return Evidence(0, 0, 0.0)
+    back = np.asarray((two.xy - found.offset) @ found.matrix / found.factor, dtype=np.float32)
+    seen = min(
+        _visible(one, found.factor * (one.xy @ found.matrix.T) + found.offset, found.factor, size_two),
+        _visible(two, back, 1 / found.factor, size_one),
+    )
+    count = len(found.target)
+    return Evidence(count, _places(found.target), count / max(count, seen))
+
+
+def overlay(one: Points, two: Points) -> npt.NDArray[np.float64] | None:
+    """The affine map (2, 3) that lays one image over the other, as most of their points ask for; None without one.
+
+    It turns (x, y, 1) in pixels of the one's working image into (x, y) of the other's. Other than ``compare``, which
+    knows no turn but quarter turns, it follows a field that was moved and slightly turned.
+    """
+    found = _lay_over(one, two)
+    if found is None or len(found.target) < LEAST_AGREEING:
+        return None
+    i, j = _mutual(one, two)
+    source = np.column_stack([one.xy[i], np.ones(len(i))])
+    aim = two.xy[j].astype(np.float64)
+    affine = np.column_stack([found.factor * found.matrix, found.offset]).astype(np.float64)
+    for _ in range(8):
+        agreeing = np.abs(source @ affine.T - aim).max(axis=1) < _TOLERANCE * max(1.0, found.factor)
+        if agreeing.sum() < LEAST_PLACES:
+            return None
+        affine = np.linalg.lstsq(source[agreeing], aim[agreeing], rcond=None)[0].T
+    return np.asarray(affine)
+
+
+class _Overlay(NamedTuple):
+    """target = factor * matrix @ source + offset, and the targets (P, 2) that agree on it."""
+
+    matrix: npt.NDArray[np.float32]
+    factor: float
+    offset: npt.NDArray[np.float32]
+    target: npt.NDArray[np.float32]
+
+
+def _lay_over(one: Points, two: Points) -> _Overlay | None:
+    """The overlay that most pairs of points ask for; None where there are too few of them."""
     i, j = _mutual(one, two)
     if len(i) < LEAST_AGREEING:
-        return Evidence(0, 0, 0.0)
+        return None
     a, b = one.at(i), two.at(j)
     turn, level, shift = _overlays(a, b)
     scale = (2.0 ** (level / 2)).astype(np.float32)
     near = (turn * LEVELS * 2 + level)[:, None] == turn * LEVELS * 2 + level
     for along in shift.T:
         near &= np.abs(along[:, None] - along) < (_TOLERANCE * np.maximum(1, scale))[:, None]
-    best = int(near.sum(axis=1).argmax())
+    votes = near.sum(axis=1)
+    best = int(votes.argmax())
+    if votes[best] < LEAST_AGREEING // 2:  # as of nearly all candidates that are none; a better fit does not double it
+        return None
     matrix, agreeing = _turns()[0][turn[best]], near[best]
     turned = a.xy @ matrix.T
     factor, offset = float(scale[best]), shift[best]
@@ -359,13 +428,8 @@ def compare(one: Points, two: Points, size_one: npt.NDArray[np.intp], size_two: 
         miss = np.abs(factor * turned + offset - b.xy).max(axis=1)
         agreeing = (turn == turn[best]) & (miss < _TOLERANCE * max(1.0, factor))
         if not agreeing.any():
-            return Evidence(0, 0, 0.0)
-    seen = min(
-        _visible(one, factor * (one.xy @ matrix.T) + offset, factor, size_two),
-        _visible(two, ((two.xy - offset) / factor) @ matrix, 1 / factor, size_one),
-    )
-    count = int(agreeing.sum())
-    return Evidence(count, _places(b.xy[agreeing]), count / max(count, seen))
+            return None
+    return _Overlay(matrix, factor, offset, b.xy[agreeing])
 
 
 def _mutual(one: Points, two: Points) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
@@ -374,7 +438,7 @@ def _mutual(one: Points, two: Points) -> tuple[npt.NDArray[np.intp], npt.NDArray
         return np.empty(0, dtype=np.intp), np.empty(0, dtype=np.intp)
     vectors = [points.descriptor.astype(np.float32) for points in (one, two)]
     left, right = (vector / np.linalg.norm(vector, axis=1, keepdims=True) for vector in vectors)
-    cosine = left @ right.T
+    cosine = product(left, np.ascontiguousarray(right.T))
     cosine[one.dark[:, None] != two.dark] = 0
     i, j = np.arange(len(left)), cosine.argmax(axis=1)
     kept = (cosine.argmax(axis=0)[j] == i) & (cosine[i, j] > _LEAST_COSINE)

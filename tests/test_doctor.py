@@ -6,10 +6,12 @@ import csv
 import importlib.util
 import io
 import json
+import os
 import re
 import shlex
 import shutil
 import struct
+import subprocess
 import sys
 import zlib
 from pathlib import Path
@@ -20,7 +22,8 @@ from PIL import Image
 
 from data.doctor import as_json, examine_dataroot, printable, summary
 from data.doctor_case import Score, joined_sets
-from data.doctor_facts import examine_files
+from data.doctor_facts import _otsu, examine_files
+from data.images import otsu_mask
 from data.manifest import read_manifest
 from data.readers import survey_dataroot
 from util.errors import UserError
@@ -286,6 +289,34 @@ def test_a_fault_is_found_and_named(root, fault):
     assert diagnosis.has_errors == (level == "error")
     assert diagnosis.figures["kept"] == COUNT - (level == "error")
     assert finding.sentence in summary(diagnosis)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3])
+def test_a_poor_mask_is_no_inverted_one(root, rng, share):
+    """On a crowded smear the inverse of a mask that marks next to nothing holds most cells; that is not its meaning."""
+    rgb, inside = smear_and_mask(rng)
+    crowded = np.ones_like(inside)
+    crowded[::7] = crowded[:, ::9] = False
+    rgb = np.where(crowded[..., None], rgb // 4, 230).astype(np.uint8)
+    drawn = crowded & (np.arange(WIDTH) < share * WIDTH)
+    write_pair(root, "anemic/00.png", rgb, drawn)
+    diagnosis = examine(root)
+    finding = next(finding for finding in diagnosis.findings if finding.key.startswith("mask_"))
+    assert (finding.key, finding.level) == ("mask_unlike", "note") and list(finding.files) == ["rgb/anemic/00.png"]
+    mask = diagnosis.case.facts[0].mask
+    assert mask.agreement < 0.5 and not diagnosis.has_errors and diagnosis.figures["kept"] == COUNT
+    save(root / "binary/anemic/00.png", np.where(crowded, 0, 255).astype(np.uint8))
+    assert found(root, "mask_inverted").level == "error"
+
+
+@pytest.mark.parametrize("size", [(80, 104), (320, 306), (81, 330)])
+def test_the_quick_otsu_is_otsu(rng, size):
+    for _ in range(3):
+        rgb, _ = smear_and_mask(rng, *size)
+        rgb[20:40, 30:50] = 90  # a frame with a hole
+        rgb[25:35, 35:45] = 220
+        assert np.array_equal(_otsu(rgb), otsu_mask(rgb))
+    assert not _otsu(np.full((9, 9, 3), 70, np.uint8)).any()
 
 
 def test_cmyk_is_found(root):
@@ -562,6 +593,40 @@ def test_the_command_writes_all_and_touches_no_data(bad_root, tmp_path, monkeypa
     assert "\u202e" not in shown and "\N{REPLACEMENT CHARACTER}txt" in shown
     assert f"--dataroot out/m.csv --image_root {bad_root}" in shown
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["d.html", "d.json", "m.csv", "m.left_out.csv"]
+
+
+def test_a_reader_that_leaves_gets_all_files_and_no_traceback(bad_root, tmp_path):
+    """As with "| head": the end of the pipe that is read is closed before a word is written."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    door = [sys.executable, str(REPOSITORY / "3TDCFNet_data.py"), "doctor", str(bad_root)]
+    options = ["--json", "d.json", "--html", "d.html", "--fix", "m.csv", "--workers", "1"]
+    done = subprocess.run([*door, *options], stdout=writing, stderr=subprocess.PIPE, cwd=tmp_path, check=False)
+    os.close(writing)
+    assert done.returncode == 141
+    assert b"Traceback" not in done.stderr and b"Broken pipe" not in done.stderr and b"Exception" not in done.stderr
+    assert {path.name for path in tmp_path.iterdir()} >= {"d.html", "d.json", "m.csv", "m.left_out.csv"}
+
+
+def test_another_broken_pipe_is_not_hidden(monkeypatch):
+    from util.errors import run_door
+
+    def main():
+        raise BrokenPipeError("of a socket")
+
+    with pytest.raises(BrokenPipeError, match="of a socket"):
+        run_door(main)
+
+
+def test_the_summary_is_printed_even_where_a_file_cannot_be_written(clean_root, tmp_path, monkeypatch, capsys):
+    def full(*_, **__):
+        raise UserError("the disk is full")
+
+    monkeypatch.setattr("data.commands.atomic_write", full)
+    with pytest.raises(UserError, match="disk is full"):
+        call(f"doctor {clean_root} --json d.json --workers 1", monkeypatch, tmp_path)
+    shown = capsys.readouterr().out
+    assert f"{COUNT} images" in shown and "all of it" not in shown
 
 
 def test_the_json_holds_everything_under_its_documented_keys(bad_root):

@@ -20,6 +20,7 @@ from data.near_duplicates import (
     find_near_duplicates,
     fingerprint,
 )
+from data.overlaps import LEAST_CORRELATION, SURE, confirmed, correlation, overlap_correlation
 from data.readers import read_dataroot
 from data.synthetic import synthesize
 
@@ -176,6 +177,60 @@ def test_a_few_points_are_not_enough(prints):
     assert find_near_duplicates(np.concatenate([one, two])) == []
 
 
+# --- confirmation on the pixels ---------------------------------------------------------------------------------------
+
+
+def barred(rgb: np.ndarray, width: int) -> np.ndarray:
+    """A smear with a patterned bar along its left side, as of a ruler or dirt on the camera."""
+    rng = np.random.default_rng(5)
+    bar = rng.integers(40, 220, (rgb.shape[0] // 5 + 1, width // 5 + 1), dtype=np.uint8).repeat(5, 0).repeat(5, 1)
+    covered = rgb.copy()
+    covered[:, :width] = bar[: rgb.shape[0], :width, None]
+    return covered
+
+
+def test_what_lies_on_both_smears_makes_no_copies_of_them(smears):
+    """The points of one bar on two smears agree, which the fingerprints cannot tell from cells; the pixels can."""
+    images = [barred(smears[0], 70), barred(smears[1], 70), smears[2]]
+    prints = np.stack([fingerprint(rgb) for rgb in images])
+    pairs = find_near_duplicates(prints)
+    assert [pair[:2] for pair in pairs] == [(0, 1)] and pairs[0].similarity < SURE
+    assert confirmed(pairs, prints, lambda index: images[index]) == []
+
+
+@pytest.mark.parametrize("name", COPIES)
+def test_copies_are_confirmed_however_weak_their_fingerprints(name, smears, monkeypatch):
+    monkeypatch.setattr("data.overlaps.SURE", 2.0)
+    images = [smears[0], COPIES[name](smears[0]), smears[1], COPIES[name](smears[1])]
+    prints = np.stack([fingerprint(rgb) for rgb in images])
+    pairs = find_near_duplicates(prints)
+    assert [pair[:2] for pair in confirmed(pairs, prints, lambda index: images[index])] == [(0, 1), (2, 3)]
+
+
+def test_a_field_that_is_moved_and_slightly_turned_is_confirmed():
+    large = Image.fromarray(synthesize(3, seed=9, size=500).rgb)
+    images = [
+        np.asarray(large.rotate(angle, Image.Resampling.BICUBIC).crop((x, 100, x + 300, 400)))
+        for angle, x in ((0, 80), (3, 110))
+    ]
+    prints = np.stack([fingerprint(rgb) for rgb in images])
+    (pair,) = find_near_duplicates(prints)
+    assert correlation(pair, prints, lambda index: images[index]) > 0.8
+
+
+def test_the_correlation_of_an_overlap_is_that_of_its_pixels(rng):
+    """A texture moved by whole pixels correlates fully, whatever lamp and gain; another one does not."""
+    texture = rng.integers(60, 200, (200, 240), dtype=np.uint8)
+    lamp = np.linspace(0.6, 1, 240)[None]
+    shifted = (np.roll(texture, (12, -7), axis=(0, 1)) * lamp).astype(np.uint8)
+    one, two, other = (Image.fromarray(plane) for plane in (texture, shifted, rng.permutation(texture)))
+    moved = np.array([[1.0, 0, -7], [0, 1, 12]])
+    assert overlap_correlation(one, two, moved) > 0.95
+    assert abs(overlap_correlation(one, two, np.array([[1.0, 0, -4], [0, 1, 12]]))) < 0.2
+    assert abs(overlap_correlation(one, other, moved)) < 0.2 < LEAST_CORRELATION
+    assert overlap_correlation(one, two, np.array([[1.0, 0, 235], [0, 1, 0]])) == 0
+
+
 def test_fingerprints_of_another_kind_are_refused(prints):
     assert find_near_duplicates(prints[:0]) == [] and find_near_duplicates(prints, prints[:0]) == []
     for wrong in (prints[0], prints[:, :100], prints.astype(np.int32)):
@@ -214,3 +269,26 @@ def test_real_tiles_do_not_match_their_neighbours_but_their_own_crops(shared_dat
     crops = np.stack([fingerprint(jpeg(crop(rgb, 0.8, 0.2, 0.9), 80)) for rgb in tiles])
     pairs = find_near_duplicates(crops, prints)
     assert [(pair.first, pair.second) for pair in pairs] == [(index, index) for index in range(len(tiles))]
+
+
+def test_the_overlaps_of_real_fields_are_confirmed_and_chance_is_far_below(shared_data, monkeypatch):
+    """By eye all of these show the same cells; 467 and 499 least alike, 446 and 484 turned by three degrees."""
+    numbers = {446, 484, 467, 499, 341, 351, 300, 303, 482, 483, 442, 454}
+    records = [r for r in read_dataroot(shared_data / "anerbc_326x256") if int(r.image.stem[:3]) in numbers]
+    records = [r for r in records if f"{r.image.stem[:3]}{r.label}" not in {f"{n}1" for n in numbers - {341, 351}}]
+    images = [read_smear(record) for record in records]
+    prints = np.stack([fingerprint(rgb) for rgb in images])
+    pairs = [pair for pair in find_near_duplicates(prints) if pair.similarity < 1]
+    assert {("446_h", "484_h"), ("467_h", "499_h"), ("341_a", "351_a"), ("300_h", "303_h")} <= stems(records, pairs)
+    values = [correlation(pair, prints, lambda index: images[index]) for pair in pairs]
+    assert min(values) > 0.6 and confirmed(pairs, prints, lambda index: images[index]) == pairs
+    monkeypatch.setattr("data.near_duplicates.LEAST_AGREEING", 4)
+    monkeypatch.setattr("data.near_duplicates.LEAST_PLACES", 3)
+    found = {pair[:2] for pair in pairs}
+    chance = [
+        correlation(NearPair(i, j, 0.2), prints, lambda index: images[index])
+        for i in range(len(images))
+        for j in range(i + 1, len(images))
+        if (i, j) not in found and not np.array_equal(images[i], images[j])
+    ]
+    assert any(chance) and max(chance) < 0.3

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import select
 import sys
 from collections.abc import Callable
+from typing import TextIO
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141  # what a shell reports of a programme that SIGPIPE ended
 
 
 class UserError(Exception):
@@ -29,12 +33,46 @@ class UserError(Exception):
 
 
 def run_door(main: Callable[[], int | None]) -> None:
-    """Run a command's ``main`` and leave with its exit status; user errors become one message on stderr."""
+    """Run a command's ``main`` and leave with its exit status; user errors become one message on stderr.
+
+    Where the reader of stdout has gone (``| head``), it leaves with 141 and says nothing.
+    """
     try:
-        sys.exit(main() or 0)
+        status = main() or 0
+        sys.stdout.flush()  # here, where a closed pipe can still be told from a fault, and not at exit
+        sys.exit(status)
+    except BrokenPipeError:
+        if not _silence_closed():
+            raise
+        sys.exit(EXIT_BROKEN_PIPE)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
+
+
+def _silence_closed() -> bool:
+    """Say whether the reader of stdout or stderr has gone, and let nothing be written there when Python flushes it."""
+    closed = False
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+            gone = _reader_gone(stream)
+        except BrokenPipeError:
+            gone = True
+        if gone:
+            closed = True
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return closed
+
+
+def _reader_gone(stream: TextIO) -> bool:
+    """Whether a stream is a pipe that nobody reads; what it failed to write may be dropped already and flush well."""
+    try:
+        watch = select.poll()
+        watch.register(stream.fileno(), 0)
+    except (AttributeError, OSError, ValueError):
+        return False  # a system without poll, or a stream without a file
+    return any(event & select.POLLERR for _, event in watch.poll(0))
