@@ -112,7 +112,7 @@ class Dataset:
 
     @cached_property
     def near(self) -> list[NearPair]:
-        """Pairs of its images that show the same cells, by their fingerprints and, where these are weak, their pixels."""
+        """Pairs of its images that show the same cells, by fingerprint and, where that is weak, by pixels."""
         if self.fingerprints is None:
             return []
         many = len(self.records) > _SOON_COMPARED

@@ -169,8 +169,8 @@ def _add_synthesize(commands: argparse._SubParsersAction[Parser]) -> None:
         "--masks",
         choices=("red_cells", "anerbc"),
         default="red_cells",
-        help="what the masks show: red blood cells alone, exactly; or what AneRBC's own masks would, platelets and white "
-        "cells too, with the edges of a threshold. Instances and cells.csv are of red cells either way",
+        help="what the masks show: red blood cells alone, exactly; or what AneRBC's own masks would, platelets and "
+        "white cells too, with the edges of a threshold. Instances and cells.csv are of red cells either way",
     )
     parser.add_argument("--workers", type=positive, default=None, help="processes (default: as the processors allow)")
     parser.add_argument("--overwrite", action="store_true", help="replace a synthetic data set that lies there")
