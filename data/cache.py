@@ -440,8 +440,8 @@ class _PackFolder:
         """Refuse a pack that the folder may not hold."""
         if size > self.limit:
             raise UserError(
-                f"the decoded smears take {size / 1e9:.2f} GB, more than the cache may hold",
-                expected=f"at most {self.limit / 1e9:.2f} GB in {self.folder} (--cache_gb)",
+                f"the decoded smears take {size / 1e9:.2g} GB, more than the cache may hold",
+                expected=f"at most {self.limit / 1e9:.2g} GB in {self.folder} (--cache_gb)",
                 remedy=f"give --cache_gb {size / 1e9 + 0.5:.0f} or more, a lower --loadSize, or --no_cache",
             )
 

@@ -29,6 +29,7 @@ from data.overlaps import confirmed
 from data.readers import read_dataroot
 from data.records import CLASS_NAMES, SmearRecord
 from data.severity import CHRONIC_BELOW, NORMAL_FROM, SeverityReport, with_severities
+from data.split_file import check_rows
 from data.splits import ACCEPTED, SIDES, SplitRow, described, given_split, make_split, place, read_split, rows_digest
 from data.synthetic_writer import NOTICE, TREE, read_severities, write_dataset
 from util.errors import UserError
@@ -37,6 +38,7 @@ SYNTHETIC = "synthetic"
 SYNTHETIC_FOLDER = Path("datasets")
 _SOON_COMPARED = 2000  # images up to which a search for near duplicates needs no bar
 _LEAKS_NAMED = 5
+NOT_JUDGED = "not in the split, and equal to another image or left out by it"
 
 
 @dataclass(frozen=True)
@@ -273,7 +275,7 @@ def split_for_training(
 
 def _takes_given(dataset: Dataset, split_from: str, *, drawn_otherwise: bool) -> bool:
     """Whether the data's own split is used; refuses to choose where that and a drawn one are asked for at once."""
-    gives = any(record.split is not None for record in dataset.records)
+    gives = any(record.split in SIDES for record in dataset.records)
     if split_from == "draw" or (split_from == "auto" and not gives):
         return False
     if not gives:
@@ -298,6 +300,9 @@ def _split_of_file(dataset: Dataset, split_file: Path, continued: bool, leaks: s
     rows = read_split(split_file, leaks=leaks == "report" and not continued)
     _check_same_images(dataset, rows, split_file, continued)
     if not continued:
+        # What another run accepted is no licence for this one.
+        rows = [replace(row, reason="") if accepted(row) else row for row in rows]
+        check_rows(rows, str(split_file), leaks=leaks == "report")
         return _refreshed(dataset, rows)
     _check_same_truth(dataset, rows, split_file)
     check_groups(dataset.records, dataset.digests, rows, str(split_file))
@@ -413,6 +418,11 @@ def describe_split(dataset: Dataset, rows: Sequence[SplitRow], found: LeaksFound
         found: leaks that a test found and goes on with; those that the rows own up to are named in any case.
     """
     parts = sides(dataset, rows)
+    placed = sum(len(part.records) for part in parts.values())
+    listed = {row.image for row in rows if row.split not in SIDES} & {record.name for record in dataset.records}
+    left_out = exclusion_summary(rows)
+    if len(dataset.records) > placed + len(listed):
+        left_out[NOT_JUDGED] = len(dataset.records) - placed - len(listed)
     owned = [f"{row.image!r} in {row.split}: {row.reason.removeprefix(ACCEPTED)}" for row in rows if accepted(row)]
     searched = dataset.fingerprints is not None if found is None else found.searched
     words = [*owned, *(found.words if found else [])]
@@ -420,7 +430,7 @@ def describe_split(dataset: Dataset, rows: Sequence[SplitRow], found: LeaksFound
         "dataroot": str(dataset.root),
         "synthetic": dataset.synthetic,
         "files": len(dataset.records),
-        "excluded": exclusion_summary(rows),
+        "excluded": left_out,
         "severity": dataset.severities.text if dataset.severities and dataset.severities.source != "none" else None,
         "sides": {name: class_counts(side) for name, side in parts.items()},
         "split_digest": rows_digest(rows),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -75,10 +77,27 @@ def cleaned(case: Case, *, drop_near: bool = False) -> dict[str, str]:
     return reasons
 
 
+def _group_names(case: Case) -> list[str]:
+    """A name for each image's group that no other data set has; an image by itself keeps its patient's."""
+    members: dict[str, list[int]] = defaultdict(list)
+    for index, group in enumerate(case.groups):
+        members[group].append(index)
+    names: dict[str, str] = {}
+    for group, indices in members.items():
+        contents = "".join(sorted(case.facts[index].digest for index in indices))
+        names[group] = f"group {hashlib.sha256(contents.encode()).hexdigest()[:16]}"
+    return [
+        names[group] if len(members[group]) > 1 else record.patient
+        for record, group in zip(case.records, case.groups, strict=True)
+    ]
+
+
 def write_cleaned(path: Path, diagnosis: Diagnosis, *, image_root: Path, drop_near: bool = False) -> dict[str, str]:
     """Write the cleaned manifest and, beside it, the list of what it leaves out.
 
-    The manifest's ``group`` is the computed group, in which near duplicates stand together: no split parts them.
+    The manifest's ``group`` keeps together what the computed groups do, near duplicates too. Its names are made of the
+    contents, so that no image of another data set is taken for one of the group; an image that belongs to no other
+    keeps the patient that the data gives it, if any.
 
     Args:
         path: the manifest to write or replace.
@@ -97,7 +116,7 @@ def write_cleaned(path: Path, diagnosis: Diagnosis, *, image_root: Path, drop_ne
     leaks = any(finding.key == "split_leaks" for finding in diagnosis.findings)
     kept = [
         replace(record, patient=group, split=None if leaks else record.split)
-        for record, group in zip(case.records, case.groups, strict=True)
+        for record, group in zip(case.records, _group_names(case), strict=True)
         if record.name not in reasons
     ]
     if not kept:

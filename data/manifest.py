@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import NamedTuple, NoReturn
@@ -46,6 +47,8 @@ OPTIONAL_COLUMNS = ("mask_dark", "side_by_side", "parent", "cbc", "haemoglobin")
 EXCLUDED = "excluded"
 SOURCE = "manifest"
 
+# A comma with three digits behind it would be thousands to some; no underscores, which Python takes.
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+(e[+-]?[0-9]+)?|,[0-9]{1,2})?")
 _TRUTH = {"": False, "0": False, "no": False, "false": False, "1": True, "yes": True, "true": True}
 _SPLITS = {"": None, EXCLUDED: EXCLUDED, **SIDE_OF_WORD}
 
@@ -257,11 +260,10 @@ def _haemoglobin(where: str, cell: str) -> float | None:
     """Read g/dL, with a decimal point or comma."""
     if not cell.strip():
         return None
-    try:
-        value = float(cell.strip().replace(",", "."))
-    except ValueError:
+    if not _NUMBER.fullmatch(cell.strip()):
         remedy = "write the number alone, or leave the cell empty"
         _refuse(f"{where}: no haemoglobin", expected="a number, in g/dL", found=repr(cell[:80]), remedy=remedy)
+    value = float(cell.strip().replace(",", "."))
     check_haemoglobin(value, where)
     return value
 

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from typing import NamedTuple
 
-from data.groups import Sets, blood_counts, parent_name
+from data.groups import Sets, blood_counts, exclusions, parent_name
 from data.records import SmearRecord
 from data.split_file import EXCLUDED, SIDES, SplitRow
 
@@ -30,8 +30,9 @@ def place(records: Sequence[SmearRecord], digests: Sequence[str], rows: Sequence
     patient, parent, content and blood count, and takes the side of the group that it belongs to: train before val
     before test where there are several. An equal parent joins nothing where both have blood counts and these differ:
     then two data sets only number their smears alike. Of a content that the split knows, no more files are judged than
-    it kept, the first by name; the others are excluded, as are all of a content that it left out. What joins nothing is
-    for testing.
+    it kept, the first by name; the others are excluded, as are all of a content that it left out. Of equal images that
+    it does not list the first alone is judged, and none where they stand in both classes. What joins nothing is for
+    testing.
 
     Args:
         records: the images found now.
@@ -49,6 +50,8 @@ def place(records: Sequence[SmearRecord], digests: Sequence[str], rows: Sequence
     recorded = {(row.image, row.content): row for row in rows}
     surplus = _surplus(pairs, rows)
     joined = _joined(pairs, rows)
+    fresh = [pair for pair in pairs if (pair[0].name, pair[1]) not in recorded]
+    surplus |= exclusions([record for record, _ in fresh], [digest for _, digest in fresh]).keys()
     placements = []
     for (record, digest), place_of_set in zip(pairs, joined, strict=True):
         row = recorded.get((record.name, digest))

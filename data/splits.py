@@ -57,6 +57,7 @@ GIVEN = "given by the data"
 ELSEWHERE = "group stands in another block"
 _NUMBER = re.compile(r"[0-9]+")
 # Where a group would be cut, the side that judges keeps its images: fewer train, none are judged after being seen.
+STATED = "excluded by the data"
 _STRICTEST = ("test", "val", "train")
 
 
@@ -106,7 +107,7 @@ def make_split(
     check_fractions(fractions)
     _check_folds(fractions, folds, fold)
     groups = group_ids(records, digests, near)
-    reasons = exclusions(records, digests) if drop_duplicates else {}
+    reasons = _stated(records) | (_exclusions_of_the_rest(records, digests) if drop_duplicates else {})
     units = _blocks(records, block_size) if split_by == "blocks" else groups
     kept = [index for index, record in enumerate(records) if record.name not in reasons]
     sides = _dealt([units[i] for i in kept], [records[i].label for i in kept], fractions, seed, folds, fold)
@@ -140,13 +141,13 @@ def given_split(
         UserError: an image without a side or with an unknown one, or equal names.
     """
     _check_given(records)
-    reasons: dict[str, str] = {}
+    reasons = _stated(records)
     if drop_duplicates:
         pairs = list(zip(records, digests, strict=True))
         for side in SIDES:
             there = [pair for pair in pairs if pair[0].split == side]
             reasons |= exclusions([record for record, _ in there], [digest for _, digest in there])
-        everywhere = exclusions(records, digests)
+        everywhere = _exclusions_of_the_rest(records, digests)
         reasons |= {name: reason for name, reason in everywhere.items() if not reason.startswith("duplicate")}
     side_of = {record.name: EXCLUDED if record.name in reasons else str(record.split) for record in records}
     kept = {record.name: GIVEN for record in records}
@@ -267,9 +268,20 @@ def _cut_groups(group_of: Mapping[str, str], side_of: Mapping[str, str]) -> dict
     return {name: ELSEWHERE for name, group in group_of.items() if side_of[name] != _STRICTEST[strictest[group]]}
 
 
+def _stated(records: Sequence[SmearRecord]) -> dict[str, str]:
+    """The reasons of images that the data itself excludes, however the others are divided."""
+    return {record.name: STATED for record in records if record.split == EXCLUDED}
+
+
+def _exclusions_of_the_rest(records: Sequence[SmearRecord], digests: Sequence[str]) -> dict[str, str]:
+    """The ``exclusions`` among the images that the data does not exclude itself."""
+    rest = [pair for pair in zip(records, digests, strict=True) if pair[0].split != EXCLUDED]
+    return exclusions([record for record, _ in rest], [digest for _, digest in rest])
+
+
 def _check_given(records: Sequence[SmearRecord]) -> None:
     """Refuse data that gives some images a side and others none."""
-    without = [record.name for record in records if record.split not in SIDES]
+    without = [record.name for record in records if record.split not in (*SIDES, EXCLUDED)]
     if without:
         raise UserError(
             "the data's own split cannot be used",

@@ -370,6 +370,20 @@ def test_a_leak_in_a_user_s_file_stops_or_is_reported_from_training_to_test(smea
     assert load_test(smears, tmp_path / "run" / "split.csv").facts["leaks"]["count"] == 2
 
 
+def test_what_another_run_accepted_is_refused_again(smears, tmp_path):
+    sizes = {"loadSize": 64, "fineSize": 64}
+    rows = load_train(smears, **sizes).rows
+    one, other = (next(row for row in rows if row.split == side) for side in ("train", "test"))
+    rows = [
+        dataclasses.replace(row, patient="P", group="P", reason="leak accepted: known") if row in (one, other) else row
+        for row in rows
+    ]
+    write_split(tmp_path / "mine.csv", rows)
+    refused(lambda: load_train(smears, split_file=str(tmp_path / "mine.csv"), **sizes), "mine.csv", "leaks")
+    data = load_train(smears, split_file=str(tmp_path / "mine.csv"), leaks="report", **sizes)
+    assert all("known" not in row.reason for row in data.rows)
+
+
 def test_copies_of_what_was_learned_stop_a_test_on_another_folder(smears, tmp_path):
     split = tmp_path / "run" / "split.csv"
     data = load_train(smears, split, loadSize=64, fineSize=64)

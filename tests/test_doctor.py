@@ -708,11 +708,17 @@ def test_the_cleaned_manifest_is_clean_and_keeps_groups(bad_root, tmp_path, monk
     assert left_out["rgb/healthy/01.png"] == "its mask is drawn the other way round"
     assert left_out["rgb/anemic/00.png"] == "stands in both classes"  # its mask cannot be read either
     assert sum(name.endswith(("03.png", "血.png")) for name in names) == 1
-    groups = {record.name: record.patient for record in records}
     case = examine(bad_root).case
-    assert groups == {
-        record.name: group for record, group in zip(case.records, case.groups, strict=True) if record.name in names
-    }
+    members = {}
+    for record, group in zip(case.records, case.groups, strict=True):
+        members.setdefault(group, []).append(record.name)
+    group_of = {name: group for group, all_names in members.items() for name in all_names}
+    for record in records:
+        together = len(members[group_of[record.name]]) > 1
+        assert bool(record.patient) == together
+        assert record.patient not in group_of.values()  # a name that another data set could have
+        same = {other.name for other in records if other.patient == record.patient}
+        assert not together or same == set(members[group_of[record.name]]) & names
 
 
 def test_near_duplicates_are_kept_in_one_group_or_dropped(root, rng, tmp_path, monkeypatch):

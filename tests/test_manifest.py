@@ -174,6 +174,8 @@ def test_name_in_another_unicode_form_is_found(tmp_path):
         ("image,group\na.png,\nb.png, \n", "line 3: one group in two spellings"),
         ("image,haemoglobin\na.png,98\n", "line 2: no haemoglobin"),
         ("image,haemoglobin\na.png,nan\n", "line 2: no haemoglobin"),
+        ("image,haemoglobin\na.png,1_0\n", "line 2: no haemoglobin"),
+        ('image,haemoglobin\na.png,"1,234"\n', "line 2: no haemoglobin"),
         ("image,haemoglobin\na.png,9.8 g/dL\n", "line 2: no haemoglobin"),
         ("image,split\na.png,train\nb.png,\n", "line 3: a row without a split"),
         ("image,group,split\na.png,P1,train\nb.png,P1,test\n", "line 3: the split leaks"),

@@ -618,6 +618,32 @@ def test_a_set_of_which_all_was_left_out_was_not_learned_from():
     assert place([record("tile", 0, "p")], ["9"], same_group) == [Placement("train", "g")]
 
 
+def test_new_images_that_equal_each_other_are_judged_once_and_not_where_they_stand_in_both_classes():
+    records, digests = singles(12)
+    rows = make_split(records, digests, seed=0)
+    new = [record("n1.png", HEALTHY), record("n2.png", HEALTHY), record("n3.png", HEALTHY), record("n4.png", ANEMIC)]
+    assert assign([*records, *new], [*digests, "twin", "twin", "both", "both"], rows)[-4:] == [
+        "test", EXCLUDED, EXCLUDED, EXCLUDED,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_what_the_data_excludes_is_on_no_side(given):
+    records, digests = singles(12)
+    sides = {"train": range(4), "val": range(4, 8), "test": range(8, 12)}
+    side_of = {index: side for side, indices in sides.items() for index in indices}
+    records = [
+        dataclasses.replace(r, split="excluded" if i == 5 else side_of[i] if given else None)
+        for i, r in enumerate(records)
+    ]
+    digests[6] = digests[5]  # an equal image that is excluded is no reason to leave this one out
+    rows = given_split(records, digests) if given else make_split(records, digests)
+    assert [row.image for row in rows if row.split == EXCLUDED] == [records[5].name]
+    assert rows[5].reason == "excluded by the data"
+    if given:
+        assert [row.split for index, row in enumerate(rows) if index != 5] == [side_of[i] for i in range(12) if i != 5]
+
+
 def test_groups_are_computed_anew(tmp_path):
     cbc = report(tmp_path, "one", "HGB 9.1")
     records = [record("a", 0, "p"), record("b", 0, "p"), record("c", 0, "", cbc), record("d", 0, "", cbc)]
@@ -665,7 +691,10 @@ def test_real_smears_have_the_known_duplicates_and_split_evenly(shared_data):
     assert assign(renamed, digests, rows) == [row.split for row in rows]
     changed = [f"{digest} with a pixel changed" for digest in digests]
     side_of = {row.group: row.split for row in rows if row.split != EXCLUDED}
-    assert assign(records, changed, rows) == [side_of.get(row.group, "test") for row in rows]
+    left_out = exclusions(records, changed)
+    assert assign(records, changed, rows) == [
+        EXCLUDED if row.image in left_out else side_of.get(row.group, "test") for row in rows
+    ]
     tiled = read_dataroot(shared_data / "anerbc_1224x960")
     side_of_parent = {row.parent: side_of.get(row.group, "test") for row in rows}
     placed = assign(tiled, [f"of {record.name}" for record in tiled], rows)
