@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,10 +13,10 @@ import torch
 from data.colour import colour_statistics, feature_names, held_out
 from data.loader import DecodedSmears
 from data.records import CLASS_NAMES, SmearRecord
-from util.errors import UserError
-from util.files import atomic_write
+from util.arrays import damaged, read_arrays, write_arrays
 
 COLOURS = "colour_statistics.npz"
+_CONTENT = {"what": "the colours", "without": "the colour baseline"}
 
 
 class ColourRecord(NamedTuple):
@@ -57,9 +55,7 @@ def write_colours(path: Path, record: ColourRecord) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    content = io.BytesIO()
-    np.savez(content, features=record.features, labels=record.labels, load_size=np.int64(record.load_size))
-    atomic_write(path, content.getvalue(), make_parents=True)
+    write_arrays(path, **record._asdict())
 
 
 def read_colours(path: Path) -> ColourRecord | None:
@@ -68,26 +64,14 @@ def read_colours(path: Path) -> ColourRecord | None:
     Raises:
         UserError: the file is damaged.
     """
-    if not path.is_file():
+    stored = read_arrays(path, ColourRecord._fields, **_CONTENT)
+    if stored is None:
         return None
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            record = ColourRecord(stored["features"], stored["labels"], int(stored["load_size"]))
-    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        raise _damaged(path, str(error)) from error
-    expected = (len(record.labels), len(feature_names()))
-    if record.features.shape != expected or not set(record.labels.tolist()) <= set(range(len(CLASS_NAMES))):
-        raise _damaged(path, f"features {record.features.shape}, {len(record.labels)} labels")
-    return record
-
-
-def _damaged(path: Path, found: str) -> UserError:
-    return UserError(
-        f"{path}: not the colours of a run",
-        expected="the file that the training wrote",
-        found=found,
-        remedy="restore it, or remove it: the test then does without the colour baseline, and says so",
-    )
+    features, labels, size = (stored[name] for name in ColourRecord._fields)
+    sound = features.shape == (len(labels.ravel()), len(feature_names())) and size.size == 1
+    if not sound or not set(labels.ravel().tolist()) <= set(range(len(CLASS_NAMES))):
+        raise damaged(path, f"features {features.shape}, labels {labels.shape}", **_CONTENT)
+    return ColourRecord(features.astype(np.float32), labels.astype(np.int64), int(size.item()))
 
 
 def score_colours(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +14,10 @@ from data.groups import Sets, blood_counts, joining_keys
 from data.near_duplicates import FINGERPRINT_BYTES, FINGERPRINT_VERSION, NearPair, find_near_duplicates
 from data.records import SmearRecord
 from data.split_file import ACCEPTED, EXCLUDED, SplitRow, leak_error
-from util.errors import UserError
-from util.files import atomic_write
+from util.arrays import damaged, read_arrays, write_arrays
 
 FINGERPRINTS = "fingerprints.npz"
+_CONTENT = {"what": "the fingerprints", "without": "a check for near duplicates"}
 _KINDS = {"content": "equal images", "parent": "images of one parent", "report": "images with one blood count"}
 
 
@@ -192,16 +190,14 @@ def write_fingerprints(path: Path, learned: Learned, split_digest: str) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    content = io.BytesIO()
     names = "\0".join(learned.names).encode("utf-8", "surrogatepass")
-    np.savez(
-        content,
-        version=np.int64(FINGERPRINT_VERSION),
+    write_arrays(
+        path,
+        version=FINGERPRINT_VERSION,
         split_digest=np.frombuffer(split_digest.encode(), dtype=np.uint8),
         names=np.frombuffer(names, dtype=np.uint8),
         fingerprints=learned.fingerprints,
     )
-    atomic_write(path, content.getvalue(), make_parents=True)
 
 
 def read_fingerprints(path: Path, split_digest: str) -> Learned | None:
@@ -210,29 +206,19 @@ def read_fingerprints(path: Path, split_digest: str) -> Learned | None:
     Raises:
         UserError: the file is damaged.
     """
-    if not path.is_file():
+    stored = read_arrays(path, ("version", "split_digest", "names", "fingerprints"), **_CONTENT)
+    if stored is None:
+        return None
+    if stored["version"].tolist() != FINGERPRINT_VERSION or stored["split_digest"].tobytes() != split_digest.encode():
         return None
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            known = int(stored["version"]) == FINGERPRINT_VERSION
-            if not known or stored["split_digest"].tobytes().decode() != split_digest:
-                return None
-            names = stored["names"].tobytes().decode("utf-8", "surrogatepass")
-            learned = Learned(names.split("\0") if names else [], stored["fingerprints"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise _damaged(path, str(error)) from error
-    if learned.fingerprints.shape != (len(learned.names), FINGERPRINT_BYTES) or learned.fingerprints.dtype != np.uint8:
-        raise _damaged(path, f"{len(learned.names)} names, array {learned.fingerprints.shape}")
-    return learned
-
-
-def _damaged(path: Path, found: str) -> UserError:
-    return UserError(
-        f"{path}: not the fingerprints of a run",
-        expected="the file that the training wrote",
-        found=found,
-        remedy="restore it, or remove it: the test then does without a check for near duplicates, and says so",
-    )
+        text = stored["names"].tobytes().decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError as error:
+        raise damaged(path, str(error), **_CONTENT) from error
+    names, prints = text.split("\0") if text else [], stored["fingerprints"]
+    if prints.shape != (len(names), FINGERPRINT_BYTES) or prints.dtype != np.uint8:
+        raise damaged(path, f"{len(names)} names, array {prints.shape}", **_CONTENT)
+    return Learned(names, prints.astype(np.uint8, copy=False))
 
 
 def learned_before(

@@ -101,6 +101,7 @@ class TestRun:
         self._clear()
         self.metrics: dict[str, Any] = {}
         self.segmentation: dict[str, Any] | None = None
+        self.baseline: dict[str, Any] | None = None
         self.rows: list[ImageRow] = []
 
     def _clear(self) -> None:
@@ -159,7 +160,7 @@ class TestRun:
                 "splits": self.metrics,
                 "segmentation": self.segmentation,
                 "severity": None,
-                "baselines": {"colour": data.colour_baseline(PICTURED, self.options.seed)},
+                "baselines": {"colour": self.baseline},
                 "tiers_opened": self.saved.facts["tiers_opened"],
                 "provenance": self._provenance(data),
             }
@@ -201,6 +202,10 @@ class TestRun:
             warnings.append("The network was trained on synthetic smears only and is tested here on other data.")
         if data.masks_from == "otsu":
             warnings.append("The network never saw a true mask: the masks here are Otsu's thresholds, not its own.")
+        if self.metrics.get(PICTURED) and self.baseline is None:
+            warnings.append(
+                "There is no colour baseline: the run kept no colours of both classes measured at this --loadSize."
+            )
         leaks = data.facts["leaks"]
         if leaks["count"]:
             warnings.append(f"The split leaks, and this was accepted (--leaks report): {leaks['first'][0]}.")
@@ -213,6 +218,7 @@ class TestRun:
 
     def write_report(self, data: SidesToTest) -> Path:
         """Write metrics.json and the page, the page last, and return its path."""
+        self.baseline = data.colour_baseline(PICTURED, self.options.seed)
         content = self.content(data)
         write_json(self.results / "metrics.json", content)
         report = Report(

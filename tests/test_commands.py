@@ -165,6 +165,16 @@ def test_the_colour_baseline_is_scored_on_the_same_test_images_and_shown(tested)
     assert metrics["provenance"]["severity"].startswith("severity: from labels (truth.csv)")
 
 
+def test_a_test_without_a_colour_baseline_says_so(trained, smears, tmp_path, monkeypatch):
+    shutil.copytree(trained / "checkpoints", tmp_path / "checkpoints")
+    (tmp_path / "checkpoints" / "SEG" / "colour_statistics.npz").unlink()
+    line = f"--dataroot {smears} --name SEG --gpu_ids -1 --loadSize 64 --fineSize 64 --resamples 100 --splits test"
+    assert call("test", line, monkeypatch, tmp_path) == 0
+    results = tmp_path / "results" / "SEG" / "test_latest"
+    assert json.loads((results / "metrics.json").read_text())["baselines"]["colour"] is None
+    assert "There is no colour baseline" in (results / "index.html").read_text()
+
+
 def leaky_split(smears, folder, monkeypatch):
     """Smears of which one is there again, mirrored and under another name; a split that has the two on two sides."""
     leaky = folder / "leaky"

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from data.datasets import (
+    NOT_JUDGED,
     Dataset,
     describe_split,
     open_dataset,
@@ -368,6 +369,16 @@ def test_a_leak_in_a_user_s_file_stops_or_is_reported_from_training_to_test(smea
     data.record(tmp_path / "run" / "split.csv")
     load_train(smears, tmp_path / "run" / "split.csv", continue_train=True, **sizes)
     assert load_test(smears, tmp_path / "run" / "split.csv").facts["leaks"]["count"] == 2
+
+
+def test_new_images_that_are_not_judged_are_counted(smears, tmp_path):
+    split = tmp_path / "run" / "split.csv"
+    load_train(smears, split, loadSize=64, fineSize=64).record(split)
+    for name in ("900_h.png", "901_h.png"):
+        new = smears / FOLDERS[0] / "Original_images" / name
+        pixels = np.random.default_rng(5).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        save(new, pixels)
+    assert load_test(smears, split).facts["excluded"][NOT_JUDGED] == 1
 
 
 def test_what_another_run_accepted_is_refused_again(smears, tmp_path):
