@@ -11,10 +11,12 @@ import torch
 from PIL import Image
 
 import data.cache
+import data.datasets
 from data.colour_record import COLOURS, ColourRecord, read_colours, score_colours, write_colours
 from data.datasets import open_dataset
 from data.loader import decode
 from data.manifest import write_manifest
+from data.near_duplicates import NearPair
 from data.records import ANEMIC, HEALTHY, SmearRecord
 from data.runs import load_test_data, load_training_data
 from data.synthetic_writer import write_dataset
@@ -103,6 +105,12 @@ def test_a_real_smear_of_the_same_name_is_no_part_of_a_synthetic_one(smears, tmp
         pixels = np.random.default_rng(len(name)).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(real / name)
     assert len(opened_for_test(real, tmp_path).sides["test"].records) == 2
+
+
+def test_a_pair_that_only_the_fingerprints_see_joins_nothing(smears, monkeypatch):
+    chance = NearPair(0, 1, 0.3)  # two smears that share no cell
+    monkeypatch.setattr(data.datasets, "find_near_duplicates", lambda *_, **__: [chance])
+    assert open_dataset(str(smears)).near == []
 
 
 def test_the_synthesiser_s_grades_are_labels_and_none_means_none(smears):
