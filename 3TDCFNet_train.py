@@ -20,6 +20,7 @@ def prepare(options: Options) -> tuple[Any, Any]:
     """Read the data, build the session and settle the run's folder; returns both."""
     from data.runs import load_training_data
     from models.building import build_session
+    from util.console import starts_line
     from util.device import choose_device, set_seed
     from util.runlog import RunFolder
 
@@ -28,14 +29,23 @@ def prepare(options: Options) -> tuple[Any, Any]:
     folder = RunFolder(options.checkpoints_dir, options.name)
     folder.check(resume=options.continue_train, overwrite=options.overwrite)
     data = load_training_data(options, device, folder.split)
-    masks = {"any_masks": data.any_masks, "all_masks": data.all_masks}
-    session = build_session(options, device, folder, data.facts, samples=len(data.smears), **masks)
+    session = build_session(
+        options,
+        device,
+        folder,
+        data.facts,
+        samples=len(data.smears),
+        any_masks=data.any_masks,
+        all_masks=data.all_masks,
+        class_counts=data.class_counts,
+    )
     if options.continue_train:
         session.resume()
     else:
         folder.clear()
     data.record(folder.split)
     save_options(folder.options, options)
+    print(starts_line(session.facts["starts"]), flush=True)
     return data, session
 
 

@@ -16,6 +16,7 @@ from util.errors import UserError
 
 NOISE_SHIFTS = 256  # how far, in pixels, a sample's window into the noise bank can be rolled along each axis
 _GATES = ("rotate", "flip_x", "flip_y", "scale", "crop", "stain", "light", "blur", "noise")
+_PROBABILITIES = (*_GATES, "grey")
 _VALUES = 17  # uniform draws of one sample: angle 1, scale 1, crop 2, alpha 3, beta 3, light 3, sigma 1, noise 1 + 2
 
 
@@ -25,10 +26,11 @@ class Augmentation:
 
     A probability is the chance that a sample gets that change; a pair is the range that the change is drawn from.
     A smear has no up or down, so any rotation is as likely as any other. The stain changes by channel in optical
-    density (OD), because stain strength differs between laboratories and, in AneRBC, follows the class.
+    (OD), because stain strength differs between laboratories and, in AneRBC, follows the class. For the same reason a
+    share of the samples is shown without any colour: what remains is shape and contrast.
 
     Attributes:
-        rotate, flip_x, flip_y, scale, crop, stain, light, blur, noise: probabilities in [0, 1].
+        rotate, flip_x, flip_y, scale, crop, stain, light, blur, noise, grey: probabilities in [0, 1].
         angle: rotation in degrees.
         scale_range: magnification, drawn evenly in its logarithm; both ends > 0.
         alpha: factor on each channel's OD; > 0.
@@ -48,6 +50,7 @@ class Augmentation:
     light: float = 0.5
     blur: float = 0.3
     noise: float = 0.3
+    grey: float = 0.3
     angle: tuple[float, float] = (-180.0, 180.0)
     scale_range: tuple[float, float] = (0.85, 1.18)
     alpha: tuple[float, float] = (0.85, 1.15)
@@ -66,7 +69,7 @@ class Augmentation:
         least = {"scale_range": 1e-3, "alpha": 1e-3, "brightness": 0.0, "sigma": 0.0, "noise_std": 0.0}
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name in _GATES:
+            if field.name in _PROBABILITIES:
                 if not 0.0 <= value <= 1.0:
                     raise UserError(f"augmentation: {field.name}", expected="a probability, 0 to 1", found=str(value))
             elif not least.get(field.name, -math.inf) <= value[0] <= value[1] < math.inf:
@@ -88,7 +91,8 @@ class Augmentation:
         Returns:
             float32 arrays of n rows: ``angle`` (radians), ``flip`` (n, 2; 1 or -1 for x, y), ``scale``, ``crop``
             (n, 2; x, y in [0, 1), the crop's place in its free range), ``alpha`` and ``beta`` (n, 3), ``brightness``,
-            ``gradient`` (n, 2), ``sigma``, ``noise_std``; and ``noise_shift``, int64 (n, 2).
+            ``gradient`` (n, 2), ``sigma``, ``noise_std``, ``grey`` (n, 3; see ``without_colour``); and ``noise_shift``,
+            int64 (n, 2).
         """
         # The generator fills row by row, so the first rows are the same whatever their number.
         draws = np.random.default_rng(np.random.SeedSequence([seed, epoch])).random((n, len(_GATES) + _VALUES))
@@ -107,13 +111,28 @@ class Augmentation:
             "gradient": np.where(light[:, None], _between(u[:, 11:13], self.gradient), 0.0),
             "sigma": np.where(on["blur"], _between(u[:, 13], self.sigma), 0.0),
             "noise_std": np.where(on["noise"], _between(u[:, 14], self.noise_std), 0.0),
+            "grey": self._grey_mixes(n, seed, epoch),
         }
         shifts = (u[:, 15:17] * NOISE_SHIFTS).astype(np.int64)
         return {name: column.astype(np.float32) for name, column in table.items()} | {"noise_shift": shifts}
 
+    def _grey_mixes(self, n: int, seed: int, epoch: int) -> np.ndarray:
+        """Weights (n, 3) of red, green and blue in a grey sample, evenly over all that sum to 1; else 0.
+
+        No fixed mix, because a network would learn the contrast of that one filter, and stain decides it. Every mix
+        shows the cells: over 135 smears of AneRBC-I none has less than .3 of green's contrast, one in 50 less than .5.
+        """
+        # A stream of its own (the loader's order has the spawn key 1) leaves all other draws as they are without it.
+        draws = np.random.default_rng(np.random.SeedSequence([seed, epoch], spawn_key=(2,))).random((n, 4))
+        lengths = -np.log1p(-draws[:, 1:])  # exponential, so that their shares are even over the simplex
+        mixes: np.ndarray = lengths / lengths.sum(axis=1, keepdims=True)
+        return np.where(draws[:, :1] < self.grey, mixes, 0.0)
+
     @torch.no_grad()
     def apply(self, rgb: Tensor, mask: Tensor, params: Mapping[str, Tensor], crop_size: int) -> tuple[Tensor, Tensor]:
         """Change a batch of smears and their masks: geometry, stain, illumination, blur, noise, as light meets them.
+
+        The colour goes last, as from a finished picture, so that the channels of a grey sample are equal to the bit.
 
         Nothing here waits for the device, and no parameter depends on the rest of the batch.
 
@@ -134,6 +153,8 @@ class Augmentation:
             image = _blur_each(image, params["sigma"], margin)
         if self.noise > 0 and self.noise_std[1] > 0:
             image = image.addcmul_(_noise(params["noise_shift"], crop_size), _per_sample(params["noise_std"]))
+        if self.grey > 0:
+            image = without_colour(image, params["grey"])
         return image.clamp_(0.0, 1.0), (plane > 0.5).to(torch.float32)
 
     def _blur_radius(self) -> int:
@@ -143,7 +164,7 @@ class Augmentation:
 
 def identity_parameters(n: int) -> dict[str, np.ndarray]:
     """Parameters of ``n`` samples that change nothing but cut the centre; the form of ``sample_parameters``."""
-    never = Augmentation(rotate=0, flip_x=0, flip_y=0, scale=0, crop=0, stain=0, light=0, blur=0, noise=0)
+    never = Augmentation(rotate=0, flip_x=0, flip_y=0, scale=0, crop=0, stain=0, light=0, blur=0, noise=0, grey=0)
     return never.sample_parameters(n, 0, 0)
 
 
@@ -225,6 +246,31 @@ def _illumination(params: Mapping[str, Tensor], crop_size: int, margin: int) -> 
     return (slope_x * place + slope_y * place[:, None] + 1.0).mul_(_per_sample(params["brightness"])).clamp_(min=0.0)
 
 
+def without_colour(image: Tensor, mix: Tensor) -> Tensor:
+    """Replace all three channels of some samples by one weighted sum of them.
+
+    Args:
+        image: float (B, 3, H, W); on a CPU it is changed in place.
+        mix: (B, 3), the weights of red, green and blue; a row of zeros leaves its sample as it is.
+
+    Returns:
+        (B, 3, H, W).
+    """
+    if image.device.type != "cpu":  # to ask which samples these are would make the host wait
+        keep = _per_sample((mix.sum(dim=1) == 0).to(image.dtype))
+        return torch.addcmul(_mixed(image, mix), image, keep)
+    rows = mix.sum(dim=1).nonzero()[:, 0]
+    return image.index_copy_(0, rows, _mixed(image[rows], mix[rows]).expand(-1, 3, -1, -1)) if len(rows) else image
+
+
+def _mixed(image: Tensor, mix: Tensor) -> Tensor:
+    """Weighted sum of the channels, (B, 1, H, W); written out, since TF32 would round a product."""
+    plane = image[:, :1] * _per_sample(mix[:, 0])
+    for channel in (1, 2):
+        plane = plane.addcmul_(image[:, channel : channel + 1], _per_sample(mix[:, channel]))
+    return plane
+
+
 def _blur_each(image: Tensor, sigma: Tensor, radius: int) -> Tensor:
     """Blur with a sigma per sample and cut ``radius`` pixels off each side.
 
@@ -239,18 +285,24 @@ def _blur_each(image: Tensor, sigma: Tensor, radius: int) -> Tensor:
 
 
 def _blur(image: Tensor, sigma: Tensor, radius: int) -> Tensor:
-    """Gaussian blur without a border, (B, 3, H, W) to (B, 3, H - 2 radius, W - 2 radius).
+    """Gaussian blur without a border, (B, C, H, W) to (B, C, H - 2 radius, W - 2 radius).
 
-    One small depthwise kernel, the outer product of two separable ones: for these radii one pass beats two.
+    A kernel for each sample would make a convolution of as many groups as there are planes, for which GPUs have no fast
+    form; sums of shifted copies, along one axis and then the other, cost what reading the image so often costs.
     """
-    batch, channels, height, width = image.shape
     step = torch.arange(-radius, radius + 1, device=image.device, dtype=torch.float32)
     line = torch.exp(-(step**2) / (2.0 * sigma[:, None] ** 2 + 1e-8))
     line = line / line.sum(dim=1, keepdim=True)
-    kernel = (line[:, :, None] * line[:, None, :]).repeat_interleave(channels, dim=0)[:, None]
-    with torch.autocast(image.device.type, enabled=False):
-        blurred = F.conv2d(image.reshape(1, batch * channels, height, width), kernel, groups=batch * channels)
-    return blurred.view(batch, channels, height - 2 * radius, width - 2 * radius)
+    return _summed_shifts(_summed_shifts(image, line, axis=2), line, axis=3)
+
+
+def _summed_shifts(image: Tensor, weights: Tensor, axis: int) -> Tensor:
+    """Correlate each sample with its own row of ``weights`` (B, K) along an axis, which loses K - 1 pixels."""
+    kept = image.shape[axis] - weights.shape[1] + 1
+    total = image.narrow(axis, 0, kept) * _per_sample(weights[:, 0])
+    for shift in range(1, weights.shape[1]):
+        total = total.addcmul_(image.narrow(axis, shift, kept), _per_sample(weights[:, shift]))
+    return total
 
 
 @lru_cache(maxsize=4)

@@ -38,9 +38,10 @@ from data.leaks import (
     write_fingerprints,
 )
 from data.loader import BatchLoader, DecodedSmears
-from data.records import CLASS_NAMES, SmearRecord
+from data.records import ANEMIC, CLASS_NAMES, HEALTHY, SmearRecord
 from data.split_file import leak_error
 from data.splits import SplitRow, read_split, rows_digest, write_split
+from data.stain import STAIN, Restained, StainReference, grey_scaled, read_stain, write_stain
 from util.errors import UserError
 
 
@@ -56,6 +57,7 @@ class TrainingData:
         facts: plain description for checkpoints and reports.
         learned: the images of train and val, by name and fingerprint.
         colours: of the train images.
+        stain: of the train images.
     """
 
     smears: DecodedSmears
@@ -65,9 +67,10 @@ class TrainingData:
     facts: dict[str, Any]
     learned: Learned
     colours: ColourRecord
+    stain: StainReference
 
     def record(self, split_path: Path) -> None:
-        """Write the split, and beside it what a test compares its images with: fingerprints and colours.
+        """Write the split, and beside it what a test compares its images with: fingerprints, colours, stain.
 
         Raises:
             UserError: the folder cannot be written.
@@ -75,6 +78,13 @@ class TrainingData:
         write_split(split_path, self.rows)
         write_fingerprints(split_path.with_name(FINGERPRINTS), self.learned, rows_digest(self.rows))
         write_colours(split_path.with_name(COLOURS), self.colours)
+        write_stain(split_path.with_name(STAIN), self.stain)
+
+    @property
+    def class_counts(self) -> tuple[int, int]:
+        """How many training images are labelled Healthy and Anemic."""
+        labels = self.smears.labels[self.train.indices]
+        return int((labels == HEALTHY).sum()), int((labels == ANEMIC).sum())
 
     @property
     def any_masks(self) -> bool:
@@ -128,7 +138,8 @@ def load_training_data(options: Any, device: torch.device, split_path: Path) -> 
     val = BatchLoader(
         smears, range(count, len(smears)), crop_size=options.loadSize, augment=None, shuffle=False, **common
     )
-    return TrainingData(smears, train, val, rows, facts, _learned(dataset, rows), ColourRecord.of(smears, count))
+    learned, colours, stain = _learned(dataset, rows), ColourRecord.of(smears, count), StainReference.of(smears, count)
+    return TrainingData(smears, train, val, rows, facts, learned, colours, stain)
 
 
 def _decoded(dataset: Dataset, records: Sequence[SmearRecord]) -> DecodedSmears:
@@ -202,6 +213,7 @@ class TestData:
         dataset: the data root, decoded.
         batch_size: images in a batch.
         colours: of what the run has learned from, or None where that was not recorded.
+        stain: of the images that the run has learned from, likewise.
     """
 
     sides: dict[str, Side]
@@ -211,6 +223,7 @@ class TestData:
     dataset: Dataset
     batch_size: int
     colours: ColourRecord | None
+    stain: StainReference | None
 
     def batches(self, side: str, device: torch.device) -> BatchLoader | None:
         """Whole images of a side at loadSize, or None where it has none; no true masks if Otsu's are to be seen."""
@@ -228,6 +241,19 @@ class TestData:
             shuffle=False,
             seed=0,
         )
+
+    def restained(self, side: str, device: torch.device) -> dict[str, Restained | None]:
+        """Whole images of a side as ``batches`` gives them, but without their stain, by what was done to it.
+
+        Masks that stand in for predicted ones are those of the images as they are. None where it cannot be done: the
+        side has no images, or the stain of the training images was not recorded.
+        """
+        changes = {"grey": grey_scaled, "stain_normalised": self.stain.normalised if self.stain else None}
+        batches = self.batches(side, device)
+        return {
+            name: Restained(batches, change) if batches is not None and change is not None else None
+            for name, change in changes.items()
+        }
 
     def colour_baseline(self, side: str, seed: int) -> dict[str, Any] | None:
         """What colour alone says of a side: a classifier of the training images' colours, judged as the network is.
@@ -285,8 +311,8 @@ def load_test_data(
         )
     if options.binary_from == "gt":
         _check_true_masks(judged, masks_from)
-    colours = read_colours(split_path.with_name(COLOURS))
-    return TestData(parts, masks_from, binary_sees, facts, dataset, options.batchSize, colours)
+    kept = read_colours(split_path.with_name(COLOURS)), read_stain(split_path.with_name(STAIN))
+    return TestData(parts, masks_from, binary_sees, facts, dataset, options.batchSize, *kept)
 
 
 def _leaks_at_test(

@@ -41,6 +41,8 @@ class BackboneSizes:
 # DenseNet-121, EfficientNet-Lite0 and ShuffleNetV2 x1.0 as published.
 STANDARD = BackboneSizes(32, (6, 12, 24, 16), 1.0, 1.0, (4, 8, 4), (24, 116, 232, 464, 1024))
 THIN = BackboneSizes(12, (2, 4, 6, 4), 0.5, 0.5, (2, 4, 2), (16, 32, 64, 128, 256))
+# For CPUs as well: the one backbone whose ImageNet weights come as a package, between two thin ones.
+THIN_AROUND_LITE0 = BackboneSizes(12, (2, 4, 6, 4), 1.0, 1.0, (2, 4, 2), (16, 32, 64, 128, 256))
 # The binary stream sees outlines only; a few channels carry them.
 BINARY = BackboneSizes(8, (2, 2, 4, 2), 0.35, 0.5, (1, 2, 1), (12, 24, 48, 96, 192))
 BINARY_THIN = BackboneSizes(6, (1, 1, 2, 1), 0.25, 0.34, (1, 1, 1), (8, 16, 32, 64, 128))

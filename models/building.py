@@ -9,10 +9,22 @@ from typing import Any
 import torch
 
 from models.gate import Gate, GateSettings, tier_budgets
-from models.network import TIER_KEYS, Architecture, ThreeTierDCFNet
+from models.network import Architecture, ThreeTierDCFNet
+from models.pretrained import load_starts
 from models.session import TrainingSession
 from models.trainer import Trainer, TrainerSettings
 from util.runlog import RunFolder
+
+
+def architecture(options: Any) -> Architecture:
+    """What the options of a training command say of the network."""
+    return Architecture(
+        options.preset,
+        options.fineSize,
+        options.dropout,
+        binary_stream=options.binary_stream == "yes",
+        fusion=options.fusion == "yes",
+    )
 
 
 def trainer_settings(options: Any) -> TrainerSettings:
@@ -23,7 +35,15 @@ def trainer_settings(options: Any) -> TrainerSettings:
 def gate_settings(options: Any) -> GateSettings:
     """The gates' settings."""
     budgets = tier_budgets(options.niter + options.niter_decay, options.tier_epochs)
-    return GateSettings(options.gate_thresholds, options.gate_tolerance, budgets, options.on_budget)
+    on = options.gates == "on"
+    return GateSettings(options.gate_thresholds, options.gate_tolerance, budgets, options.on_budget, on)
+
+
+def _starts(network: ThreeTierDCFNet, options: Any) -> dict[str, str]:
+    """What each tier starts from; a run that goes on has that in its state, and the weights as well."""
+    if options.continue_train:
+        return {}
+    return load_starts(network, options.pretrained, options.init_from, options.checkpoints_dir)
 
 
 def build_session(
@@ -35,6 +55,7 @@ def build_session(
     samples: int,
     any_masks: bool,
     all_masks: bool,
+    class_counts: tuple[int, int],
 ) -> TrainingSession:
     """Build network, trainer, gate and session.
 
@@ -46,24 +67,33 @@ def build_session(
         samples: images that the batches' indices may name.
         any_masks: some image has a true mask.
         all_masks: every image has one.
+        class_counts: training images labelled Healthy and Anemic.
     """
-    network = ThreeTierDCFNet(Architecture(options.preset, options.fineSize, options.dropout))
+    network = ThreeTierDCFNet(architecture(options))
+    starts = _starts(network, options)
     trainer = Trainer(
-        network, trainer_settings(options), device, samples=samples, any_masks=any_masks, all_masks=all_masks
+        network,
+        trainer_settings(options),
+        device,
+        samples=samples,
+        any_masks=any_masks,
+        all_masks=all_masks,
+        class_counts=class_counts,
     )
     facts = {
         "data": dict(data_facts),
         "options": {
             name: {"value": value, "default": options.defaults()[name]} for name, value in options.values().items()
         },
-        "starts": dict.fromkeys(TIER_KEYS, "random weights"),
+        "starts": starts,
     }
     return TrainingSession(
         trainer,
-        Gate(gate_settings(options)),
+        Gate.begin(gate_settings(options)),
         folder,
         facts,
         save_every=options.save_epoch_freq,
         save_seconds=options.save_seconds,
         stop_when_open=options.stop_when_open,
+        patience=options.patience,
     )

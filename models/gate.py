@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-OPEN, STAY, FORCED, STOP = "open", "stay", "forced", "stop"
+OPEN, STAY, FORCED, STOP, OFF = "open", "stay", "forced", "stop", "off"
 LAST_TIER = 3
 
 
@@ -18,12 +18,14 @@ class GateSettings:
         tolerance: how far the validation accuracy may lie below the tier's own best.
         budgets: epochs each tier may train before it is forced or the run stops.
         on_budget: "force" or "stop".
+        on: False where all tiers train together from the start and no gate is asked, for comparison.
     """
 
     thresholds: tuple[float, ...]
     tolerance: float
     budgets: tuple[int, int, int]
     on_budget: str = "force"
+    on: bool = True
 
 
 @dataclass(frozen=True)
@@ -80,10 +82,17 @@ class Gate:
     best_val_accuracy: float = 0.0
     passed: dict[int, tuple[str, int]] = field(default_factory=dict)
 
+    @classmethod
+    def begin(cls, settings: GateSettings) -> Gate:
+        """The gate of a run that begins: at the first tier or, where no gate is asked, at the last."""
+        if settings.on:
+            return cls(settings)
+        return cls(settings, tier=LAST_TIER, passed=dict.fromkeys(range(1, LAST_TIER + 1), (OFF, 0)))
+
     @property
     def all_open(self) -> bool:
         """True once the last tier's gate has opened too."""
-        return LAST_TIER in self.passed and self.passed[LAST_TIER][0] == OPEN
+        return LAST_TIER in self.passed and self.passed[LAST_TIER][0] in (OPEN, OFF)
 
     def decide(
         self, epoch: int, train_accuracy: float, val_accuracy: float, *, last_epoch: bool = False
@@ -117,8 +126,8 @@ class Gate:
 
     def _judge(self, train_accuracy: float, val_accuracy: float, last_epoch: bool) -> tuple[str, str]:
         if self.tier in self.passed:
-            how = "is open" if self.passed[self.tier][0] == OPEN else "was forced"
-            return STAY, f"its gate {how}; it trains on to the end of the schedule"
+            how = {OPEN: "its gate is open", FORCED: "its gate was forced", OFF: "no gate is asked (--gates off)"}
+            return STAY, f"{how[self.passed[self.tier][0]]}; it trains on to the end of the schedule"
         threshold = self.settings.thresholds[self.tier - 1]
         tolerance = self.settings.tolerance
         floor = self.best_val_accuracy - tolerance
@@ -152,8 +161,8 @@ class Gate:
             self.epochs_in_tier, self.best_val_accuracy = 0, 0.0
 
     def summary(self) -> dict[str, dict[str, Any]]:
-        """How each tier was passed: {"tier1": {"how": "opened", "forced" or "not opened", "epoch": int or None}}."""
-        words = {OPEN: "opened", FORCED: "forced"}
+        """How each tier was passed: {"tier1": {"how": "opened", "forced", "not asked", "not opened", "epoch": ...}}."""
+        words = {OPEN: "opened", FORCED: "forced", OFF: "not asked"}
         passed = {tier: {"how": words[how], "epoch": epoch} for tier, (how, epoch) in self.passed.items()}
         return {f"tier{t}": passed.get(t, {"how": "not opened", "epoch": None}) for t in range(1, LAST_TIER + 1)}
 

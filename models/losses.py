@@ -8,8 +8,9 @@ from torch.nn import functional
 
 
 def masked_mean(values: Tensor, weight: Tensor) -> Tensor:
-    """Mean of ``values`` (B,) over the samples whose ``weight`` (B,) is not zero; 0 where there are none."""
-    return (values * weight).sum() / weight.sum().clamp(min=1)
+    """Mean of ``values`` (B,) weighted by ``weight`` (B,), zero or more; 0 where all weights are zero."""
+    total = weight.sum()
+    return (values * weight).sum() / torch.where(total > 0, total, torch.ones_like(total))
 
 
 def l1_loss(probability: Tensor, true: Tensor) -> Tensor:
@@ -24,11 +25,19 @@ def overlap_loss(probability: Tensor, true: Tensor) -> Tensor:
     return (1 - (2 * shared + 1) / (total + 1)).mean()
 
 
-def verdict_loss(logits: Tensor, label: Tensor, known: Tensor) -> Tensor:
-    """Cross-entropy of Healthy/Anemic logits (B, K) with labels (B,): sum over K heads, mean over known labels."""
-    target = label.clamp(min=0).to(logits.dtype).unsqueeze(1).expand_as(logits)
+def verdict_loss(logits: Tensor, label: Tensor, weight: Tensor, *, smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy of Healthy/Anemic logits (B, K) with labels (B,): sum over K heads, weighted mean over images.
+
+    Args:
+        logits: positive means Anemic.
+        label: 0, 1, or below 0 where unknown.
+        weight: of each image; 0 where the label is unknown.
+        smoothing: share of the target that is spread evenly over both classes (Szegedy et al., CVPR 2016).
+    """
+    sure = label.clamp(min=0).to(logits.dtype).unsqueeze(1)
+    target = (sure * (1 - smoothing) + smoothing / 2).expand_as(logits)
     each = functional.binary_cross_entropy_with_logits(logits, target, reduction="none").sum(dim=1)
-    return masked_mean(each, known)
+    return masked_mean(each, weight)
 
 
 class AdversarialLoss(nn.Module):

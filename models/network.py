@@ -16,6 +16,7 @@ from models.backbones import (
     BINARY_THIN,
     STANDARD,
     THIN,
+    THIN_AROUND_LITE0,
     BackboneSizes,
     DenseNetPyramid,
     EfficientNetPyramid,
@@ -30,6 +31,7 @@ TIER_BACKBONES = (DenseNetPyramid, EfficientNetPyramid, ShuffleNetPyramid)
 TIER_NAMES = ("DenseNet", "EfficientNet", "ShuffleNet")
 TIER_KEYS = ("tier1", "tier2", "tier3")
 HEAD_KEYS = (*TIER_KEYS, "global")
+HEADS = len(HEAD_KEYS)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -43,7 +45,11 @@ class Preset:
     discriminator_width: int
 
 
-PRESETS = {"full": Preset(STANDARD, BINARY, 16, 64), "small": Preset(THIN, BINARY_THIN, 8, 8)}
+PRESETS = {
+    "full": Preset(STANDARD, BINARY, 16, 64),
+    "lite": Preset(THIN_AROUND_LITE0, BINARY_THIN, 8, 8),
+    "small": Preset(THIN, BINARY_THIN, 8, 8),
+}
 
 
 @dataclass(frozen=True)
@@ -51,14 +57,18 @@ class Architecture:
     """What a checkpoint must say for its network to be built again.
 
     Attributes:
-        preset: "full" or "small".
+        preset: "full", "lite" or "small".
         fine_size: side of the square input in pixels.
         dropout: before each head.
+        binary_stream: whether the tiers see the masks at all.
+        fusion: whether Global hears the fused features as well; otherwise it repeats the last open tier.
     """
 
     preset: str = "full"
     fine_size: int = 300
     dropout: float = 0.2
+    binary_stream: bool = True
+    fusion: bool = True
 
     def as_dict(self) -> dict[str, Any]:
         """Plain types, for a checkpoint."""
@@ -78,13 +88,13 @@ class TierOutput:
         fused: (B, channels, h, w), both streams' features at the size they were merged at.
         size: height and width of the tier's map.
         pooled: (B, channels), the average of ``fused`` over space.
-        difference: (B,), what the tier adds to the logit of the tier before.
+        voice: (B,), the logit that the tier arrives at by itself.
     """
 
     fused: Tensor
     size: tuple[int, int]
     pooled: Tensor
-    difference: Tensor
+    voice: Tensor
 
     @property
     def map(self) -> Tensor:
@@ -97,24 +107,25 @@ class TierOutput:
 class Tier(nn.Module):
     """One tier: the RGB stream's backbone, the binary stream's, their fusion into one map, and a head."""
 
-    def __init__(self, index: int, preset: Preset, fine_size: int, dropout: float) -> None:
+    def __init__(self, index: int, architecture: Architecture) -> None:
         super().__init__()
-        backbone = TIER_BACKBONES[index]
+        preset, backbone = PRESETS[architecture.preset], TIER_BACKBONES[index]
         channels, coarse = TIER_CHANNELS[index], index == TIERS - 1
-        side = tier_sizes(fine_size)[index]
+        side = tier_sizes(architecture.fine_size)[index]
         self.size = (side, side)
         self.rgb = backbone(3, preset.rgb, TIER_CHANNELS[index - 1] if index else 0)
-        self.binary = backbone(FOLD**2, preset.binary)  # 300x300x1, folded into 150x150x4
         self.merge_rgb = PyramidMerge(self.rgb.channels, channels, coarse=coarse)
-        self.merge_binary = PyramidMerge(self.binary.channels, channels // 4, coarse=coarse)
-        self.enter_binary = nn.Conv2d(channels // 4, channels, kernel_size=1, bias=False)
-        nn.init.zeros_(self.enter_binary.weight)  # the tier begins as its RGB backbone alone
+        self.binary = backbone(FOLD**2, preset.binary) if architecture.binary_stream else None  # 150x150x4, folded
+        if self.binary is not None:
+            self.merge_binary = PyramidMerge(self.binary.channels, channels // 4, coarse=coarse)
+            self.enter_binary = nn.Conv2d(channels // 4, channels, kernel_size=1, bias=False)
+            nn.init.zeros_(self.enter_binary.weight)  # the tier begins as its RGB backbone alone
         self.smooth = nn.Sequential(
             nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False),
             nn.BatchNorm2d(channels),
             nn.ReLU(inplace=True),
         )
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(architecture.dropout)
         self.head = nn.Linear(self.rgb.channels[-1] + channels, 1)
         nn.init.zeros_(self.head.weight)  # the tier begins with the verdict of the tier before
         nn.init.zeros_(self.head.bias)
@@ -122,14 +133,19 @@ class Tier(nn.Module):
     def forward(self, pyramid: list[Tensor], binary: Tensor) -> TierOutput:
         """Fuse the RGB stream's features with the binary stream's view of the mask (B, 1, H, W)."""
         merged = self.merge_rgb(pyramid, self.size)
-        outlines = self.enter_binary(self.merge_binary(self.binary(fold(binary)), self.size))
-        if outlines.shape[-2:] != merged.shape[-2:]:
-            outlines = functional.interpolate(outlines, size=merged.shape[-2:], mode="bilinear", align_corners=False)
-        merged = merged + outlines
+        if self.binary is not None:
+            merged = merged + self._outlines(self.binary(fold(binary)), merged)
         fused = self.smooth(merged)
         pooled = fused.mean(dim=(2, 3))
         features = torch.cat([pyramid[-1].mean(dim=(2, 3)), pooled], dim=1)
         return TierOutput(fused, self.size, pooled, self.head(self.dropout(features)).squeeze(1))
+
+    def _outlines(self, pyramid: list[Tensor], merged: Tensor) -> Tensor:
+        """The binary stream's features at the size and with the channels of the RGB stream's."""
+        outlines = self.enter_binary(self.merge_binary(pyramid, self.size))
+        if outlines.shape[-2:] == merged.shape[-2:]:
+            return outlines
+        return functional.interpolate(outlines, size=merged.shape[-2:], mode="bilinear", align_corners=False)
 
 
 @dataclass
@@ -137,12 +153,15 @@ class NetworkOutput:
     """What the network says of a batch.
 
     Attributes:
-        logits: (B, 4), Tier-I, II, III, Global; positive means Anemic. A tier that is not open repeats the one before.
+        logits: (B, 4), verdicts of Tier-I, II, III and Global; positive means Anemic. A tier that is not open repeats
+            the one before.
+        voices: (B, 4), what each tier and the fused features say by themselves; 0 of a tier that is not open.
         mask_logit: (B, 1, H, W), positive means red blood cell.
         tiers: what each open tier hands on.
     """
 
     logits: Tensor
+    voices: Tensor
     mask_logit: Tensor
     tiers: list[TierOutput]
 
@@ -160,33 +179,42 @@ class NetworkOutput:
 class ThreeTierDCFNet(nn.Module):
     """DenseNet, EfficientNet and ShuffleNet tiers on a smear and its mask, opened one after the other.
 
-    A head's logit is that of the softmax over Healthy and Anemic: softmax([0, z])[1] equals sigmoid(z).
+    Each open tier, and the fused features of all of them, arrive at a logit by themselves: a voice. A tier's verdict is
+    a weighted sum of its own voice and those of the tiers before it, Global's one of all four. The weights
+    (:attr:`weights`) are no parameters: ``models.voices`` finds them on validation images, because on the images that
+    it has learned from every voice is right. A tier opens with a silent voice (its head starts at zero), so it begins
+    with the verdict of the tier before.
+
+    A logit is that of the softmax over Healthy and Anemic: softmax([0, z])[1] equals sigmoid(z).
 
     Args:
-        architecture: preset, input size and dropout.
+        architecture: preset, input size, dropout, and which parts there are.
     """
 
     mean: Tensor
     std: Tensor
+    weights: Tensor
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         self.architecture = architecture
-        preset = PRESETS[architecture.preset]
-        tiers = [Tier(i, preset, architecture.fine_size, architecture.dropout) for i in range(TIERS)]
+        tiers = [Tier(i, architecture) for i in range(TIERS)]
         self.tiers = nn.ModuleList(tiers)
-        self.decoder = MaskDecoder(tiers[0].rgb.channels, preset.decoder_width)
-        self.fusion_weights = nn.Parameter(torch.zeros(TIERS))
+        self.decoder = MaskDecoder(tiers[0].rgb.channels, PRESETS[architecture.preset].decoder_width)
+        self.fusion_dropout = nn.Dropout(architecture.dropout)
         self.fusion_head = nn.Linear(sum(TIER_CHANNELS), 1)
         nn.init.zeros_(self.fusion_head.weight)
         nn.init.zeros_(self.fusion_head.bias)
+        self.register_buffer("weights", torch.ones(HEADS, HEADS).tril())  # [verdict, voice]
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
         self.open_tiers = 1
         self.draws_masks = True
+        self.tunes_earlier = False
+        self.learns_end_to_end = False
 
     def open(self, tiers: int) -> None:
-        """Open the first ``tiers`` tiers: the last of them trains, those before it are frozen."""
+        """Open the first ``tiers`` tiers: the last of them trains; those before it are frozen unless they are tuned."""
         self.open_tiers = tiers
         for index, tier in enumerate(self.tiers):
             tier.requires_grad_(not self._is_frozen(index))
@@ -197,11 +225,17 @@ class ThreeTierDCFNet(nn.Module):
         self.draws_masks = False
         self.decoder.requires_grad_(False)
 
+    @property
+    def learning_voices(self) -> list[int]:
+        """Which voices learn: the open tiers' that are not frozen and, where there is fusion, the fused features'."""
+        tiers = [index for index in range(self.open_tiers) if not self._is_frozen(index)]
+        return [*tiers, TIERS] if self.architecture.fusion else tiers
+
     def _tier(self, index: int) -> Tier:
         return cast(Tier, self.tiers[index])
 
     def _is_frozen(self, index: int) -> bool:
-        return index < self.open_tiers - 1
+        return index < self.open_tiers - 1 and not self.tunes_earlier
 
     def train(self, mode: bool = True) -> ThreeTierDCFNet:
         """Set training mode; frozen tiers stay in evaluation, so that their batch statistics do not drift."""
@@ -231,26 +265,36 @@ class ThreeTierDCFNet(nn.Module):
         else:
             mask_logit, binary = torch.zeros_like(given_mask), given_mask
         outputs = self._run_tiers(image, binary, pyramid)
-        return NetworkOutput(self._logits(outputs), mask_logit, outputs)
+        voices = self._voices(outputs)
+        return NetworkOutput(self.verdicts(voices), voices, mask_logit, outputs)
 
     def _run_tiers(self, image: Tensor, binary: Tensor, pyramid: list[Tensor]) -> list[TierOutput]:
         outputs: list[TierOutput] = []
         for index in range(self.open_tiers):
             tier = self._tier(index)
             with self._gradient(index):
-                features = pyramid if index == 0 else tier.rgb(image, outputs[-1].map)
+                features = pyramid if index == 0 else tier.rgb(image, self._hand_on(outputs[-1]))
                 outputs.append(tier(features, binary))
         return outputs
 
-    def _logits(self, outputs: list[TierOutput]) -> Tensor:
-        """Tier logits as running sums of differences, and Global: their weighted mean plus the fused features' say."""
-        logits: list[Tensor] = []
-        for output in outputs:
-            before = logits[-1].detach() if logits else torch.zeros_like(output.difference)
-            logits.append(before + output.difference)
-        weights = self.fusion_weights[: len(logits)].softmax(dim=0)
-        closed = [outputs[0].pooled.new_zeros(len(outputs[0].pooled), c) for c in TIER_CHANNELS[len(outputs) :]]
-        fused = torch.cat([*(output.pooled for output in outputs), *closed], dim=1)
-        fused_logit = (torch.stack(logits, dim=1) * weights).sum(dim=1) + self.fusion_head(fused).squeeze(1)
-        tier_logits = logits + [logits[-1]] * (TIERS - len(logits))
-        return torch.stack([*tier_logits, fused_logit], dim=1).float()
+    def _hand_on(self, output: TierOutput) -> Tensor:
+        """A tier's map as the next one sees it; each tier learns from its own verdict unless all learn end to end."""
+        return output.map if self.learns_end_to_end else output.map.detach()
+
+    def _voices(self, outputs: list[TierOutput]) -> Tensor:
+        """(B, 4) float32: the tiers' own logits and that of their fused features; 0 for what is not there."""
+        silent = torch.zeros_like(outputs[0].voice)
+        voices = [output.voice for output in outputs] + [silent] * (TIERS - len(outputs))
+        if not self.architecture.fusion:
+            return torch.stack([*voices, silent], dim=1).float()
+        closed = [outputs[0].pooled.new_zeros(len(silent), c) for c in TIER_CHANNELS[len(outputs) :]]
+        pooled = [output.pooled if self.learns_end_to_end else output.pooled.detach() for output in outputs]
+        fused = self.fusion_head(self.fusion_dropout(torch.cat([*pooled, *closed], dim=1)))
+        return torch.stack([*voices, fused.squeeze(1)], dim=1).float()
+
+    def verdicts(self, voices: Tensor) -> Tensor:
+        """(B, 4) logits of Tier-I, II, III and Global from the voices (B, 4)."""
+        verdicts = (voices.unsqueeze(1) * self.weights).sum(dim=2)  # no matrix product: autocast would round it
+        if self.architecture.fusion:
+            return verdicts
+        return torch.cat([verdicts[:, :TIERS], verdicts[:, TIERS - 1 : TIERS]], dim=1)

@@ -73,15 +73,22 @@ class SavedNetwork:
 def _architecture(path: Path, stored: dict[str, Any]) -> Architecture:
     known = {field.name for field in fields(Architecture)}
     remedy = "use the version of the toolkit that wrote it, or train again"
-    numbers = isinstance(stored.get("fine_size"), int) and isinstance(stored.get("dropout"), int | float)
-    if not numbers or set(stored) != known or stored.get("preset") not in PRESETS:
+    kinds: dict[str, Any] = {"fine_size": int, "dropout": int | float, "binary_stream": bool, "fusion": bool}
+    right = all(isinstance(stored.get(key), kind) for key, kind in kinds.items())
+    if not right or set(stored) != known or stored.get("preset") not in PRESETS:
         raise UserError(
             f"{path} is of another architecture",
             expected=f"{', '.join(sorted(known))}, with preset out of {', '.join(PRESETS)}",
             found=str(stored)[:200],
             remedy=remedy,
         )
-    return Architecture(str(stored["preset"]), int(stored["fine_size"]), float(stored["dropout"]))
+    return Architecture(
+        str(stored["preset"]),
+        int(stored["fine_size"]),
+        float(stored["dropout"]),
+        binary_stream=stored["binary_stream"],
+        fusion=stored["fusion"],
+    )
 
 
 def load_network(path: Path) -> SavedNetwork:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from models.gate import STOP, Gate, GateDecision
+from models.gate import LAST_TIER, STOP, Gate, GateDecision
 from models.inference import SmearBatch, predict
 from models.network import HEAD_KEYS, TIER_KEYS
 from models.trainer import EpochTotals, Evaluation, Trainer
@@ -46,6 +46,7 @@ class TrainingSession:
         save_every: also keep the weights of every n-th epoch; 0 keeps latest and best.
         save_seconds: write latest weights and state when so many seconds have passed since the last time.
         stop_when_open: end the run once the third gate has opened.
+        patience: end it once all tiers are open and validation has not improved for so many epochs; 0 never does.
     """
 
     def __init__(
@@ -58,9 +59,11 @@ class TrainingSession:
         save_every: int = 0,
         save_seconds: float = 0.0,
         stop_when_open: bool = False,
+        patience: int = 0,
     ) -> None:
-        self.trainer, self.gate, self.folder, self.facts = trainer, gate, folder, facts
+        self.trainer, self.gate, self.folder, self.facts = trainer, gate, folder, dict(facts)
         self.save_every, self.save_seconds, self.stop_when_open = save_every, save_seconds, stop_when_open
+        self.patience = patience
         self.saved_at = -math.inf
         self.done, self.begun_at = 0, 0
         self.best: dict[str, Any] = {"score": None, "epoch": None}
@@ -97,13 +100,12 @@ class TrainingSession:
         self.gate.load_state(state["gate"])
         self.done = self.begun_at = int(state["epoch"])
         self.best = dict(state["best"])
+        self.facts["starts"] = dict(state["starts"])
 
     def epochs(self) -> Iterator[int]:
         """The epochs (0-based) that remain; ends early when a gate stops the run or all are open and that was asked."""
         total = self.trainer.settings.epochs
-        while self.done < total and not self.stopped:
-            if self.stop_when_open and self.gate.all_open:
-                return
+        while self.done < total and not self.stopped and not self._ends_early():
             yield self.done
 
     def run_epoch(
@@ -145,6 +147,8 @@ class TrainingSession:
             False where a gate stopped the run, True otherwise.
         """
         print(f"{'stopped' if self.stopped else 'finished'} after {self.done} epochs, {seconds:.1f} s")
+        if self._ends_early() and self.done < self.trainer.settings.epochs and not self.stop_when_open:
+            print(f"  ended early: no better validation for {self.patience} epochs (--patience)")
         for tier, how in self.gate.summary().items():
             print(f"  gate {ROMAN[tier]}: {how['how']}" + (f" in epoch {how['epoch']}" if how["epoch"] else ""))
         print(f"  best validation in epoch {self.best['epoch']}; weights in {self.folder.folder}", flush=True)
@@ -161,7 +165,7 @@ class TrainingSession:
         Returns:
             smears (n, H, W, 3) uint8, true masks (n, H, W) bool or None where none has one, predicted (n, H, W) float.
         """
-        network, device = self.trainer.network, self.trainer.device
+        network, device = self.trainer.judge, self.trainer.device
         first = next(iter(predict(network, batches, device, self.trainer.see_given)))
         batch = first.batch
         smears = (batch.rgb[:count].permute(0, 2, 3, 1) * 255).round().to(torch.uint8).cpu().numpy()
@@ -177,7 +181,7 @@ class TrainingSession:
     ) -> tuple[dict[str, Any], Evaluation]:
         """Train and validate one epoch; what is not finite ends the run before anything of it is saved."""
         try:
-            return self.trainer.train_epoch(train, epoch, after_step), self.trainer.evaluate(val)
+            return self.trainer.train_epoch(train, epoch, after_step), self.trainer.validate(val)
         except FloatingPointError as error:
             lower = f"a lower --lr than {self.trainer.settings.lr}"
             saved = self.folder.state.is_file()
@@ -217,15 +221,27 @@ class TrainingSession:
             save_checkpoint(self.folder.weights(BEST), weights)
         if self.save_every and self.done % self.save_every == 0:
             save_checkpoint(self.folder.weights(str(self.done)), weights)
-        self.trainer.open_tier(self.gate.tier)
+        self.trainer.open_tier(self.gate.tier, self.done)
         if self._is_last() or time.monotonic() - self.saved_at >= self.save_seconds:
             save_checkpoint(self.folder.weights(LATEST), weights)
             save_checkpoint(self.folder.state, self._state())
             self.saved_at = time.monotonic()
 
+    def _ends_early(self) -> bool:
+        """Whether what was asked for before the end of the schedule has come: all gates open, or no progress."""
+        if self.stop_when_open and self.gate.all_open:
+            return True
+        if not self.patience or self.gate.tier < LAST_TIER or self.best["epoch"] is None:
+            return False
+        return self.done - max(int(self.best["epoch"]), int(self.opened_last)) >= self.patience
+
+    @property
+    def opened_last(self) -> int:
+        """After how many epochs the last tier opened; 0 where it was open from the start."""
+        return self.trainer.opened_in[-1] or 0
+
     def _is_last(self) -> bool:
-        ends = self.stop_when_open and self.gate.all_open
-        return ends or self.stopped or self.done == self.trainer.settings.epochs
+        return self._ends_early() or self.stopped or self.done == self.trainer.settings.epochs
 
     def _is_best(self, evaluation: Evaluation) -> bool:
         """Whether Global has never done better on the validation split: by AUROC, and by the loss where that is equal.
@@ -243,7 +259,7 @@ class TrainingSession:
         return True
 
     def _weights(self) -> dict[str, Any]:
-        network = self.trainer.network
+        network = self.trainer.judge
         return {
             **self.facts,
             "architecture": network.architecture.as_dict(),
@@ -262,6 +278,7 @@ class TrainingSession:
             "architecture": self.trainer.network.architecture.as_dict(),
             "epoch": self.done,
             "best": self.best,
+            "starts": self.facts["starts"],
             "gate": self.gate.state(),
             "trainer": self.trainer.state(),
         }

@@ -6,7 +6,7 @@ import platform
 import shlex
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
@@ -58,6 +58,9 @@ class SidesToTest(Protocol):
     def batches(self, side: str, device: torch.device) -> Any:
         """Whole images of a side, or None."""
 
+    def restained(self, side: str, device: torch.device) -> Mapping[str, Iterable[SmearBatch] | None]:
+        """The same without their stain, by what was done to it; None where that cannot be done."""
+
     def colour_baseline(self, side: str, seed: int) -> dict[str, Any] | None:
         """The metrics of a classifier that sees colours only, or None where there is none."""
 
@@ -102,6 +105,7 @@ class TestRun:
         self.metrics: dict[str, Any] = {}
         self.segmentation: dict[str, Any] | None = None
         self.baseline: dict[str, Any] | None = None
+        self.robustness: dict[str, Any] | None = None
         self.rows: list[ImageRow] = []
 
     def _clear(self) -> None:
@@ -121,14 +125,12 @@ class TestRun:
         if batches is None:
             return
         part: SideOfSplit = data.sides[side]
-        stream = self._predict(batches, side)
+        stream = self._predict(batches, side, len(batches))
         writer = None
         if side == PICTURED:
             writer = self._writer(part, side, data)
             stream = writer.write(stream)
-        result = SideResult(
-            part.records, part.groups, self._collect(stream, len(part.records)), self.network.open_tiers
-        )
+        result = self._result(stream, part)
         self.metrics[side] = result.metrics(resamples=self.options.resamples, seed=self.options.seed)
         name = "predictions.csv" if side == PICTURED else f"predictions_{side}.csv"
         write_predictions(self.results / name, result.prediction_rows(side))
@@ -136,10 +138,27 @@ class TestRun:
             score = writer.segmentation(resamples=self.options.resamples, seed=self.options.seed)
             self.segmentation = {"split": side, **score} if score else None
             self.rows += writer.image_rows(result, side)
+            if self.metrics[side] and self.options.stain_checks == "yes":
+                self.robustness = self._without_stain(part, side, data, len(batches))
 
-    def _predict(self, batches: Any, side: str) -> Iterator[Prediction]:
-        shown: Iterable[SmearBatch] = tqdm(batches, desc=f"judging {side}", unit="batch", total=len(batches))
-        return predict(self.network, shown, self.device, see_none if self.binary_sees == "predicted" else see_all)
+    def _without_stain(self, part: SideOfSplit, side: str, data: SidesToTest, count: int) -> dict[str, Any]:
+        """Metrics of a side whose images have lost their stain; None where that cannot be done."""
+        found: dict[str, Any] = {}
+        for name, batches in data.restained(side, self.device).items():
+            found[name] = None
+            if batches is not None:
+                result = self._result(self._predict(batches, f"{side}, {name.replace('_', '-')}", count), part)
+                found[name] = result.metrics(resamples=self.options.resamples, seed=self.options.seed)
+        return found
+
+    def _predict(self, batches: Iterable[SmearBatch], what: str, count: int) -> Iterator[Prediction]:
+        shown: Iterable[SmearBatch] = tqdm(batches, desc=f"judging {what}", unit="batch", total=count)
+        sees = see_none if self.binary_sees == "predicted" else see_all
+        return predict(self.network, shown, self.device, sees, views=self.options.test_views)
+
+    def _result(self, stream: Iterable[Prediction], part: SideOfSplit) -> SideResult:
+        probability = self._collect(stream, len(part.records))
+        return SideResult(part.records, part.groups, probability, self.network.open_tiers)
 
     def _collect(self, stream: Iterable[Prediction], count: int) -> np.ndarray:
         logits = np.concatenate([prediction.logits.cpu().numpy() for prediction in stream])
@@ -161,6 +180,7 @@ class TestRun:
                 "segmentation": self.segmentation,
                 "severity": None,
                 "baselines": {"colour": self.baseline},
+                "robustness": self.robustness,
                 "tiers_opened": self.saved.facts["tiers_opened"],
                 "provenance": self._provenance(data),
             }
@@ -180,6 +200,7 @@ class TestRun:
             "leaks": data.facts["leaks"],
             "severity": data.facts["severity"],
             "mask_source": data.masks_from,
+            "test_views": self.options.test_views,
             "seed": self.options.seed,
             "command": shlex.join(["python", *sys.argv]),
             "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}},

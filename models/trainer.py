@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.averaging import WeightAverage
 from models.discriminator import MaskHistory, PatchDiscriminator
 from models.inference import SmearBatch, precision, predict
 from models.losses import AdversarialLoss, l1_loss, overlap_loss, verdict_loss
-from models.network import HEAD_KEYS, PRESETS, TIER_KEYS, NetworkOutput, ThreeTierDCFNet
+from models.network import HEAD_KEYS, PRESETS, TIER_KEYS, TIERS, NetworkOutput, ThreeTierDCFNet
+from models.voices import weigh_voices
 
 LOSS_KEYS = ("loss_cls", "loss_L1", "loss_overlap", "loss_G_GAN", "loss_D")
 READY_DICE = 0.8  # a decoder that reaches this on masks it can be checked on is trusted on images without one
@@ -38,6 +40,13 @@ class TrainerSettings:
     pool_size: int = 32
     true_mask_share: float = 0.5
     unpaired_binary: str = "auto"
+    label_smoothing: float = 0.0
+    class_weights: str = "none"
+    tier_lr: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    earlier_lr: float = 0.0
+    warmup: int = 0
+    ema: float = 0.0
+    gates: str = "on"
     seed: int = 0
 
     @property
@@ -58,7 +67,8 @@ class Evaluation:
     Attributes:
         index: (N,) positions of the images.
         label: (N,) 0, 1, or -1 where unknown.
-        logits: (N, 4).
+        logits: (N, 4), the verdicts.
+        voices: (N, 4), what they were weighed from.
         loss: mean cross-entropy of Global over known labels; NaN where there is none.
         dice: pooled over the images with a true mask; None where there is none.
     """
@@ -66,6 +76,7 @@ class Evaluation:
     index: np.ndarray
     label: np.ndarray
     logits: np.ndarray
+    voices: np.ndarray
     loss: float
     dice: float | None
 
@@ -124,11 +135,31 @@ class EpochTotals:
         return {**dict(zip(LOSS_KEYS, losses, strict=True)), "accuracy": accuracy, "dice": dice}
 
 
-def _parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay for the weights, none for biases, norms and the three fusion weights."""
-    decayed = [p for p in module.parameters() if p.ndim > 1]
-    others = [p for p in module.parameters() if p.ndim <= 1]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+@dataclass
+class ParameterGroup:
+    """Parameters that share a learning rate and a weight decay.
+
+    Attributes:
+        tier: 0, 1 or 2; None for the decoder and the fusion, which learn at the network's own rate throughout.
+        weight_decay: of the settings for weights; 0 for biases, norms and other vectors.
+        parameters: these.
+    """
+
+    tier: int | None
+    weight_decay: float
+    parameters: list[nn.Parameter]
+
+
+def parameter_groups(network: ThreeTierDCFNet, weight_decay: float) -> list[ParameterGroup]:
+    """Group a network's parameters by tier, and within it by whether weight decay is for them."""
+    tiers = [list(tier.parameters()) for tier in network.tiers]
+    taken = {id(parameter) for tier in tiers for parameter in tier}
+    rest = [parameter for parameter in network.parameters() if id(parameter) not in taken]
+    groups = []
+    for tier, parameters in [*enumerate(tiers), (None, rest)]:
+        groups.append(ParameterGroup(tier, weight_decay, [p for p in parameters if p.ndim > 1]))
+        groups.append(ParameterGroup(tier, 0.0, [p for p in parameters if p.ndim <= 1]))
+    return groups
 
 
 class Trainer:
@@ -141,6 +172,7 @@ class Trainer:
         samples: how many images there are in all (indices of the batches lie below it).
         any_masks: some image has a true mask; without one, decoder and discriminator rest.
         all_masks: every training image has one, which spares a wait on the device in each step.
+        class_counts: training images labelled Healthy and Anemic, for balanced class weights.
     """
 
     def __init__(
@@ -152,16 +184,27 @@ class Trainer:
         samples: int,
         any_masks: bool,
         all_masks: bool,
+        class_counts: tuple[int, int] = (1, 1),
     ) -> None:
         self.settings, self.device, self.samples = settings, device, samples
         self.any_masks, self.all_masks = any_masks, all_masks
         self.decoder_ready = False
         if not any_masks:
             network.rest_decoder()
+        network.tunes_earlier = settings.earlier_lr > 0 or settings.gates == "off"
+        network.learns_end_to_end = settings.gates == "off"
         self.network = network.to(device).to(memory_format=torch.channels_last)
+        self.groups = parameter_groups(network, settings.weight_decay)
         self.optimizer = torch.optim.AdamW(
-            _parameter_groups(network, settings.weight_decay), lr=settings.lr, fused=device.type == "cuda"
+            [{"params": group.parameters, "weight_decay": group.weight_decay} for group in self.groups],
+            lr=settings.lr,
+            fused=device.type == "cuda",
         )
+        self.opened_in = [0, *[0 if settings.gates == "off" else None] * (TIERS - 1)]
+        if settings.gates == "off":
+            network.open(TIERS)
+        self.average = WeightAverage(self.network, settings.ema) if settings.ema > 0 else None
+        self.class_weights = _class_weights(settings.class_weights, class_counts).to(device)
         self.adversarial = AdversarialLoss(settings.gan_mode) if self._judges_masks() else None
         width = PRESETS[network.architecture.preset].discriminator_width
         self.discriminator = PatchDiscriminator(width).to(device).to(memory_format=torch.channels_last)
@@ -169,6 +212,11 @@ class Trainer:
             self.discriminator.parameters(), lr=settings.lr_discriminator, betas=(0.5, 0.999)
         )
         self.history = MaskHistory(settings.pool_size, settings.seed)
+
+    @property
+    def judge(self) -> ThreeTierDCFNet:
+        """The network that judges and is saved: the running average where one is kept, else the one that learns."""
+        return self.network if self.average is None else cast(ThreeTierDCFNet, self.average.network)
 
     def _judges_masks(self) -> bool:
         return self.settings.gan_mode != "none" and self.any_masks
@@ -184,13 +232,25 @@ class Trainer:
         return ~batch.has_mask & self.uses_stand_in
 
     def set_learning_rate(self, epoch: int) -> float:
-        """Set the rates for ``epoch`` (0-based) and return the network's."""
-        factor = learning_rate_factor(epoch, self.settings.niter, self.settings.niter_decay)
-        for group, decay in zip(self.optimizer.param_groups, (self.settings.weight_decay, 0.0), strict=True):
-            group.update(lr=self.settings.lr * factor, weight_decay=decay)  # a resumed run may have changed either
+        """Set the rates for ``epoch`` (0-based) and return the network's own, which the decoder learns at."""
+        settings = self.settings
+        factor = learning_rate_factor(epoch, settings.niter, settings.niter_decay)
+        for own, group in zip(self.groups, self.optimizer.param_groups, strict=True):
+            share = 1.0 if own.tier is None else self.tier_rate(own.tier, epoch)
+            # Both, because a resumed run may have been given others.
+            group.update(lr=settings.lr * factor * share, weight_decay=own.weight_decay)
         for group in self.optimizer_discriminator.param_groups:
-            group["lr"] = self.settings.lr_discriminator * factor
-        return self.settings.lr * factor
+            group["lr"] = settings.lr_discriminator * factor
+        return settings.lr * factor
+
+    def tier_rate(self, tier: int, epoch: int) -> float:
+        """A tier's share of the learning rate: its own factor, less while it warms up and once a later one trains."""
+        opened = self.opened_in[tier]
+        if opened is None:
+            return 0.0
+        warm = min(1.0, (epoch - opened + 1) / (self.settings.warmup + 1))
+        earlier = tier < self.network.open_tiers - 1 and not self.network.learns_end_to_end
+        return self.settings.tier_lr[tier] * warm * (self.settings.earlier_lr if earlier else 1.0)
 
     def train_epoch(
         self, batches: Iterable[SmearBatch], epoch: int, after_step: Callable[[EpochTotals], None] | None = None
@@ -252,6 +312,8 @@ class Trainer:
         total.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), LARGEST_GRADIENT)
         self.optimizer.step()
+        if self.average is not None:
+            self.average.update()
         totals.add([*losses, discriminator_loss], output, batch)
 
     def _pairs(self, batch: SmearBatch) -> Tensor | slice:
@@ -264,8 +326,12 @@ class Trainer:
         self, output: NetworkOutput, batch: SmearBatch, rgb: Tensor, true: Tensor, probability: Tensor, judged: bool
     ) -> list[Tensor]:
         """Verdict, L1, overlap and adversarial terms, unweighted."""
-        heads = [self.network.open_tiers - 1, HEAD_KEYS.index("global")]
-        verdict = verdict_loss(output.logits[:, heads], batch.label, (batch.label >= 0).float())
+        verdict = verdict_loss(
+            output.voices[:, self.network.learning_voices],
+            batch.label,
+            self._say_in_verdict(batch.label),
+            smoothing=self.settings.label_smoothing,
+        )
         if len(rgb) == 0:
             return [verdict, *(torch.zeros((), device=self.device) for _ in range(3))]
         return [
@@ -274,6 +340,10 @@ class Trainer:
             overlap_loss(probability, true),
             self._fooling_loss(rgb, probability, judged),
         ]
+
+    def _say_in_verdict(self, label: Tensor) -> Tensor:
+        """(B,) weight of each image in the verdict's loss: its class's, or 0 where the class is unknown."""
+        return self.class_weights[label.clamp(min=0)] * (label >= 0)
 
     def _fooling_loss(self, rgb: Tensor, probability: Tensor, judged: bool) -> Tensor:
         if not judged or self.adversarial is None:
@@ -295,43 +365,73 @@ class Trainer:
         self.optimizer_discriminator.step()
         return loss.detach()
 
-    def evaluate(self, batches: Iterable[SmearBatch]) -> Evaluation:
-        """Judge a split without learning: the binary stream sees no true mask.
+    def validate(self, batches: Iterable[SmearBatch]) -> Evaluation:
+        """Judge the validation split and weigh the voices by it; the verdicts returned are those with the new weights.
 
         Raises:
             FloatingPointError: a verdict is not finite.
         """
-        index, label, logits = [], [], []
+        evaluation = self.evaluate(batches)
+        network = self.judge
+        fusion = network.architecture.fusion
+        found = weigh_voices(evaluation.voices, evaluation.label, network.open_tiers, fusion=fusion)
+        for each in (self.network, network):
+            each.weights.copy_(torch.from_numpy(found))
+        voices = torch.from_numpy(evaluation.voices).to(network.weights)
+        return self._evaluation(evaluation.index, evaluation.label, voices, network.verdicts(voices), evaluation.dice)
+
+    def evaluate(self, batches: Iterable[SmearBatch]) -> Evaluation:
+        """Judge a split without learning anything: the binary stream sees no true mask.
+
+        Raises:
+            FloatingPointError: a verdict is not finite.
+        """
+        index, label, logits, voices = [], [], [], []
         shared, areas = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
-        for prediction in predict(self.network, batches, self.device, self.see_given):
+        for prediction in predict(self.judge, batches, self.device, self.see_given):
             batch = prediction.batch
             index.append(batch.index)
             label.append(batch.label)
             logits.append(prediction.logits)
+            voices.append(prediction.voices)
             paired = batch.has_mask.view(-1, 1, 1, 1)
             predicted, true = (prediction.mask_probability > 0.5) & paired, batch.mask.bool() & paired
             shared += (predicted & true).sum()
             areas += predicted.sum() + true.sum()
         if not index:
-            return Evaluation(np.zeros(0, int), np.zeros(0, int), np.zeros((0, len(HEAD_KEYS))), math.nan, None)
-        all_logits, all_labels = torch.cat(logits), torch.cat(label)
-        if not bool(all_logits.isfinite().all()):
-            raise FloatingPointError("a verdict on the validation split is not finite")
-        known = (all_labels >= 0).float()
-        loss = float(verdict_loss(all_logits[:, -1:], all_labels, known)) if known.any() else math.nan
+            nothing = np.zeros((0, len(HEAD_KEYS)))
+            return Evaluation(np.zeros(0, int), np.zeros(0, int), nothing, nothing, math.nan, None)
         dice = 2 * float(shared) / float(areas) if float(areas) else None
-        return Evaluation(
-            torch.cat(index).cpu().numpy(), all_labels.cpu().numpy(), all_logits.cpu().numpy(), loss, dice
-        )
+        order, labels = torch.cat(index).cpu().numpy(), torch.cat(label).cpu().numpy()
+        return self._evaluation(order, labels, torch.cat(voices), torch.cat(logits), dice)
+
+    @staticmethod
+    def _evaluation(
+        index: np.ndarray, label: np.ndarray, voices: Tensor, logits: Tensor, dice: float | None
+    ) -> Evaluation:
+        """Put an evaluation together.
+
+        Raises:
+            FloatingPointError: a verdict is not finite.
+        """
+        if not bool(logits.isfinite().all()):
+            raise FloatingPointError("a verdict on the validation split is not finite")
+        known = torch.from_numpy(label >= 0).to(logits)
+        labels = torch.from_numpy(label).to(logits.device)
+        loss = float(verdict_loss(logits[:, -1:], labels, known)) if known.any() else math.nan
+        return Evaluation(index, label, logits.cpu().numpy(), voices.cpu().numpy(), loss, dice)
 
     def note_decoder(self, dice: float | None) -> None:
         """Trust the decoder on images without a true mask once it has shown that it finds cells."""
         if self.any_masks and dice is not None and dice >= READY_DICE:
             self.decoder_ready = True
 
-    def open_tier(self, tier: int) -> None:
-        """Let the network train its ``tier``-th tier (1 to 3)."""
-        self.network.open(tier)
+    def open_tier(self, tier: int, epoch: int) -> None:
+        """Let the network train its ``tier``-th tier (1 to 3) from ``epoch`` (0-based) on."""
+        if self.opened_in[tier - 1] is None:
+            self.opened_in[tier - 1] = epoch
+        for network in {id(each): each for each in (self.network, self.judge)}.values():
+            network.open(tier)
 
     def state(self) -> dict[str, Any]:
         """Everything that is needed to go on exactly, as plain data and tensors."""
@@ -339,6 +439,8 @@ class Trainer:
         return {
             "network": dict(self.network.state_dict()),
             "open_tiers": self.network.open_tiers,
+            "opened_in": [-1 if epoch is None else epoch for epoch in self.opened_in],
+            "average": None if self.average is None else self.average.state(),
             "decoder_ready": self.decoder_ready,
             "discriminator": dict(self.discriminator.state_dict()),
             "optimizer": self.optimizer.state_dict(),
@@ -350,7 +452,11 @@ class Trainer:
     def load_state(self, state: dict[str, Any]) -> None:
         """Restore what ``state`` gave."""
         self.network.load_state_dict(state["network"])
-        self.network.open(int(state["open_tiers"]))
+        if self.average is not None:
+            self.average.load_state(state["average"])
+        self.opened_in = [None if epoch < 0 else int(epoch) for epoch in state["opened_in"]]
+        for network in (self.network, self.judge):
+            network.open(int(state["open_tiers"]))
         self.decoder_ready = bool(state["decoder_ready"])
         self.discriminator.load_state_dict(state["discriminator"])
         self.optimizer.load_state_dict(_optimizer_state(state["optimizer"]))
@@ -359,6 +465,13 @@ class Trainer:
         torch.set_rng_state(state["random"]["cpu"])
         if state["random"]["cuda"] and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["random"]["cuda"][0], self.device)
+
+
+def _class_weights(rule: str, counts: tuple[int, int]) -> Tensor:
+    """(2,) weight of a Healthy and of an Anemic image in the verdict's loss; balanced gives both classes equal say."""
+    if rule == "none" or 0 in counts:
+        return torch.ones(2)
+    return sum(counts) / (2.0 * torch.tensor(counts, dtype=torch.float32))
 
 
 def _optimizer_state(stored: dict[str, Any]) -> dict[str, Any]:

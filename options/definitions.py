@@ -63,6 +63,14 @@ def fraction(text: str) -> float:
     return value
 
 
+def view_count(text: str) -> int:
+    """Parse a number of views that turning and mirroring an image can give."""
+    value = int(text)
+    if value not in (1, 2, 4, 8):
+        raise ValueError("must be 1, 2, 4 or 8")
+    return value
+
+
 def seed_number(text: str) -> int:
     """Parse a seed that every generator of random numbers takes."""
     if not text.strip().isdecimal() or len(text) > 20 or int(text) > LARGEST_SEED:
@@ -88,6 +96,22 @@ def thresholds(text: str) -> tuple[float, ...]:
     if len(values) != 3:
         raise ValueError("must be three numbers between 0 and 1, one a tier, such as 0.85,0.91,0.96")
     return values
+
+
+def tier_rates(text: str) -> tuple[float, ...]:
+    """Parse the three tiers' factors on the learning rate."""
+    values = tuple(at_least(0, float)(part) for part in text.split(","))
+    if len(values) != 3:
+        raise ValueError("must be three numbers of 0 or more, one a tier, such as 1,1,0.5")
+    return values
+
+
+def below_one(text: str) -> float:
+    """Parse a number from 0 to just below 1."""
+    value = fraction(text)
+    if value == 1.0:
+        raise ValueError("must be below 1")
+    return value
 
 
 def split_list(text: str) -> tuple[str, ...]:
@@ -295,12 +319,46 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "preset",
         "full",
-        "full: for GPUs; small: thinner backbones, the same shapes, for CPUs.",
+        "full: the published backbones, for GPUs; lite: EfficientNet-Lite0 in full, with its ImageNet weights, between "
+        "a thin DenseNet and a thin ShuffleNet, for patient CPUs; small: all three thin, for CPUs. The same shapes.",
         _NETWORK,
         (TRAIN,),
-        choices=("full", "small"),
+        choices=("full", "lite", "small"),
+    ),
+    Option(
+        "pretrained",
+        "auto",
+        "ImageNet weights to start the RGB backbones from, where they have the published size: auto takes what the "
+        "caches, an installed package or one short try of the network give, imagenet insists, none takes none.",
+        _NETWORK,
+        (TRAIN,),
+        choices=("auto", "imagenet", "none"),
+    ),
+    Option(
+        "init_from",
+        "",
+        "start from the weights of another run of the same preset: a weights file, or a run's name under "
+        "--checkpoints_dir (its best weights); --pretrained then counts for nothing.",
+        _NETWORK,
+        (TRAIN,),
     ),
     Option("dropout", 0.2, "dropout before each tier's Healthy/Anemic head.", _NETWORK, (TRAIN,), parse=fraction),
+    Option(
+        "binary_stream",
+        "yes",
+        "whether the tiers see the binary masks beside the image; no is for comparison.",
+        _NETWORK,
+        (TRAIN,),
+        choices=("yes", "no"),
+    ),
+    Option(
+        "fusion",
+        "yes",
+        "whether Global hears the fused features of the tiers beside their verdicts; no makes it Tier-III's verdict.",
+        _NETWORK,
+        (TRAIN,),
+        choices=("yes", "no"),
+    ),
     Option(
         "true_mask_share",
         0.5,
@@ -331,6 +389,22 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option("lambda_GAN", 1.0, "weight of the adversarial term.", _LOSS, (TRAIN,), parse=at_least(0, float)),
     Option("lambda_class", 10.0, "weight of the Healthy/Anemic term.", _LOSS, (TRAIN,), parse=at_least(0, float)),
+    Option(
+        "label_smoothing",
+        0.0,
+        "share of the Healthy/Anemic target that is spread evenly over both classes.",
+        _LOSS,
+        (TRAIN,),
+        parse=below_one,
+    ),
+    Option(
+        "class_weights",
+        "none",
+        "balanced gives both classes an equal say in the Healthy/Anemic term, whatever their numbers.",
+        _LOSS,
+        (TRAIN,),
+        choices=("none", "balanced"),
+    ),
     Option(
         "gan_mode",
         "lsgan",
@@ -374,7 +448,55 @@ OPTIONS: tuple[Option, ...] = (
         (TRAIN,),
         parse=at_least(0, float),
     ),
+    Option(
+        "tier_lr",
+        (1.0, 1.0, 1.0),
+        "factors on the learning rate of the three tiers.",
+        _SCHEDULE,
+        (TRAIN,),
+        parse=tier_rates,
+    ),
+    Option(
+        "earlier_lr",
+        0.0,
+        "factor on the learning rate of a tier once a later one has opened; 0 freezes it.",
+        _SCHEDULE,
+        (TRAIN,),
+        parse=at_least(0, float),
+    ),
+    Option(
+        "warmup",
+        0,
+        "epochs over which the learning rate of a tier that has just opened rises to its full value.",
+        _SCHEDULE,
+        (TRAIN,),
+        parse=at_least(0),
+    ),
+    Option(
+        "ema",
+        0.0,
+        "decay by step of the running average of the weights that is validated, saved and tested; 0 keeps none.",
+        _SCHEDULE,
+        (TRAIN,),
+        parse=below_one,
+    ),
+    Option(
+        "patience",
+        0,
+        "end the run once all tiers are open and validation has not improved for so many epochs; 0 never does.",
+        _SCHEDULE,
+        (TRAIN,),
+        parse=at_least(0),
+    ),
     Option("weight_decay", 0.02, "decoupled weight decay.", _SCHEDULE, (TRAIN,), parse=at_least(0, float)),
+    Option(
+        "gates",
+        "on",
+        "off trains all tiers together from the start and end to end, without validation points, for comparison.",
+        _GATE,
+        (TRAIN,),
+        choices=("on", "off"),
+    ),
     Option(
         "gate_thresholds",
         (0.85, 0.91, 0.96),
@@ -452,6 +574,23 @@ OPTIONS: tuple[Option, ...] = (
         _TEST,
         (TEST,),
         parse=split_list,
+    ),
+    Option(
+        "test_views",
+        1,
+        "views of each image, turned and mirrored, over which verdicts and masks are averaged: 1, 2, 4 or 8 (all).",
+        _TEST,
+        (TEST,),
+        parse=view_count,
+    ),
+    Option(
+        "stain_checks",
+        "yes",
+        "judge the test images also without colour and with every image's stain brought to that of the training "
+        "images, to show how far the verdicts lean on stain; the test split then takes three times as long.",
+        _TEST,
+        (TEST,),
+        choices=("yes", "no"),
     ),
     Option("resamples", 1000, "bootstrap resamples of the intervals.", _TEST, (TEST,), parse=at_least(100)),
     Option("display_id", 0, "visdom window id; 0 shows nothing.", _DISPLAY, parse=at_least(0)),

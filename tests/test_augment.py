@@ -7,10 +7,10 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from data.augment import Augmentation, centre_offset, identity_parameters, jitter_stain
+from data.augment import Augmentation, _blur, centre_offset, identity_parameters, jitter_stain, without_colour
 from util.errors import UserError
 
-NOTHING = Augmentation(rotate=0, flip_x=0, flip_y=0, scale=0, crop=0, stain=0, light=0, blur=0, noise=0)
+NOTHING = Augmentation(rotate=0, flip_x=0, flip_y=0, scale=0, crop=0, stain=0, light=0, blur=0, noise=0, grey=0)
 
 
 def tensors(table: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
@@ -152,6 +152,84 @@ def test_blur_matches_scipy_by_sample(rng):
         np.testing.assert_allclose(out[i].numpy(), expected, atol=1e-4)
 
 
+def test_blur_of_a_whole_batch_is_each_sample_s_own(rng):
+    """What a GPU does: every sample is blurred, a sigma of 0 among them, whatever the layout in memory."""
+    image = torch.from_numpy(rng.random((4, 3, 26, 33), dtype=np.float32))
+    sigma = torch.tensor([0.0, 0.3, 0.7, 1.0])
+    for given in (image, image.contiguous(memory_format=torch.channels_last)):
+        out = _blur(given, sigma, 3)
+        torch.testing.assert_close(out[0], image[0, :, 3:-3, 3:-3], atol=0, rtol=0)
+        for i, width in enumerate(sigma[1:].tolist(), start=1):
+            expected = gaussian_filter(image[i].numpy(), (0, width, width), radius=3)[:, 3:-3, 3:-3]
+            np.testing.assert_allclose(out[i].numpy(), expected, atol=1e-6)
+
+
+def test_grey_samples_have_one_plane_that_is_their_own_mix_and_others_keep_their_colour(rng):
+    rgb, mask = images(rng, 4, 24)
+    params = changed(4) | {"grey": torch.tensor([[0.2, 0.5, 0.3], [0, 0, 0], [0, 0, 1], [0, 0, 0]])}
+    out, plane = dataclasses.replace(NOTHING, grey=1).apply(rgb.clone(), mask, params, 24)
+    pixels = rgb.numpy()
+    expected = pixels[0, 0] * 0.2 + pixels[0, 1] * 0.5 + pixels[0, 2] * 0.3
+    for channel in range(3):
+        np.testing.assert_allclose(out[0, channel].numpy(), expected, atol=2e-5)
+        np.testing.assert_allclose(out[2, channel].numpy(), pixels[2, 2], atol=2e-5)
+    torch.testing.assert_close(out[[1, 3]], rgb[[1, 3]], atol=2e-5, rtol=0)
+    assert torch.equal(plane, mask)
+
+
+def test_a_gpu_s_way_to_grey_gives_what_the_cpu_s_gives(rng, monkeypatch):
+    rgb, _ = images(rng, 5, 12)
+    mix = torch.from_numpy(Augmentation(grey=0.5).sample_parameters(5, 4, 0)["grey"])
+    assert 0 < (mix.sum(1) > 0).sum() < 5
+
+    class OnDevice(torch.Tensor):
+        @property
+        def device(self):
+            return torch.device("cuda")
+
+    masked = without_colour(rgb.clone().as_subclass(OnDevice), mix).as_subclass(torch.Tensor)
+    torch.testing.assert_close(masked, without_colour(rgb.clone(), mix), atol=1e-6, rtol=0)
+
+
+def test_the_whole_chain_leaves_no_trace_of_colour_in_a_grey_sample(rng):
+    rgb, mask = images(rng, 32, 40)
+    augmentation = Augmentation(stain=1, light=1, blur=1, noise=1)
+    params = tensors(augmentation.sample_parameters(32, 0, 3))
+    out, _ = augmentation.apply(rgb, mask, params, 36)
+    spread = (out.amax(1) - out.amin(1)).flatten(1).amax(1)
+    grey = params["grey"].sum(1) > 0
+    assert 3 < grey.sum() < 20
+    assert (spread[grey] == 0).all() and (spread[~grey] > 0.1).all()
+
+
+def test_grey_mixes_are_even_over_the_simplex_and_as_frequent_as_asked():
+    table = Augmentation(grey=0.4).sample_parameters(20_000, 1, 0)
+    mixes = table["grey"][table["grey"].sum(axis=1) > 0]
+    assert len(mixes) / 20_000 == pytest.approx(0.4, abs=0.02)
+    np.testing.assert_allclose(mixes.sum(axis=1), 1, atol=1e-6)
+    # of a uniform distribution on the simplex: each weight is Beta(1, 2), with mean 1/3 and variance 1/18
+    np.testing.assert_allclose(mixes.mean(axis=0), 1 / 3, atol=0.01)
+    np.testing.assert_allclose(mixes.var(axis=0), 1 / 18, atol=0.003)
+    assert not Augmentation(grey=0).sample_parameters(500, 1, 0)["grey"].any()
+
+
+def test_what_is_grey_says_nothing_of_the_other_changes():
+    tables = [Augmentation().sample_parameters(1, seed, 0) for seed in range(600)]
+    grey = np.array([table["grey"].any() for table in tables])
+    for name, neutral, probability in [("angle", 0, 0.8), ("alpha", 1, 0.8)]:
+        changed_too = np.array([(table[name] != neutral).all() for table in tables])
+        assert changed_too[grey].mean() == pytest.approx(probability, abs=0.1), name
+
+
+def test_grey_draws_leave_all_other_parameters_as_they_are():
+    """Recorded before there was grey: the chain of an old seed stays what it was."""
+    table = Augmentation().sample_parameters(3, 5, 2)
+    assert table["alpha"][2].tolist() == pytest.approx([0.9803513, 0.8854775, 1.0200889], abs=1e-7)
+    assert table["noise_shift"].tolist() == [[165, 127], [121, 92], [171, 159]]
+    without = Augmentation(grey=0).sample_parameters(3, 5, 2)
+    assert all(np.array_equal(table[name], without[name]) for name in table if name != "grey")
+
+
 def test_blur_takes_the_border_from_the_image_around_the_crop(rng):
     rgb, mask = images(rng, 1, 40)
     out, _ = dataclasses.replace(NOTHING, blur=1).apply(rgb, mask, changed(sigma=1.0), 30)
@@ -215,6 +293,7 @@ def test_parameters_keep_their_ranges_and_probabilities():
         ("sigma", 0, augmentation.blur),
         ("noise_std", 0, augmentation.noise),
         ("brightness", 1, augmentation.light),
+        ("grey", 0, augmentation.grey),
     ]:
         assert (table[name] != neutral).mean() == pytest.approx(probability, abs=0.02), name
     assert (table["flip"] < 0).mean(axis=0) == pytest.approx([augmentation.flip_x, augmentation.flip_y], abs=0.02)
@@ -222,7 +301,12 @@ def test_parameters_keep_their_ranges_and_probabilities():
 
 @pytest.mark.parametrize(
     ("wrong", "word"),
-    [({"blur": 1.5}, "blur"), ({"scale_range": (0.0, 1.0)}, "scale_range"), ({"alpha": (1.2, 0.8)}, "alpha")],
+    [
+        ({"blur": 1.5}, "blur"),
+        ({"grey": -0.1}, "grey"),
+        ({"scale_range": (0.0, 1.0)}, "scale_range"),
+        ({"alpha": (1.2, 0.8)}, "alpha"),
+    ],
 )
 def test_impossible_settings_are_refused_by_name(wrong, word):
     with pytest.raises(UserError, match=word):

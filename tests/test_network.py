@@ -9,9 +9,9 @@ from models.backbones import STANDARD, DenseNetPyramid, EfficientNetPyramid, Shu
 from models.network import HEAD_KEYS, Architecture, ThreeTierDCFNet, tier_sizes
 
 
-def build(preset="small", fine_size=96, open_tiers=3):
+def build(preset="small", fine_size=96, open_tiers=3, **parts):
     torch.manual_seed(0)
-    network = ThreeTierDCFNet(Architecture(preset, fine_size, 0.0))
+    network = ThreeTierDCFNet(Architecture(preset, fine_size, 0.0, **parts))
     network.open(open_tiers)
     return network
 
@@ -23,7 +23,7 @@ def batch(size=96, count=2):
     return rgb, mask, torch.zeros(count, dtype=torch.bool)
 
 
-@pytest.mark.parametrize("preset", ["small", "full"])
+@pytest.mark.parametrize("preset", ["small", "lite", "full"])
 def test_the_published_shapes_at_300(preset):
     network = build(preset, 300).eval()
     with torch.no_grad():
@@ -183,3 +183,64 @@ def test_the_verdict_does_not_depend_on_the_other_images_of_the_batch():
         together = network(image, mask, see).logits
         alone = network(image[1:2], mask[1:2], see[1:2]).logits
     torch.testing.assert_close(together[1:2], alone, rtol=1e-4, atol=1e-4)
+
+
+def loud(network):
+    """Every head says something."""
+    for head in (*(tier.head for tier in network.tiers), network.fusion_head):
+        torch.nn.init.normal_(head.weight)
+    return network
+
+
+def test_a_verdict_is_the_weighted_sum_of_the_voices_it_hears():
+    network = loud(build()).eval()
+    network.weights.copy_(torch.tensor([[2.0, 0, 0, 0], [0.5, 1, 0, 0], [0.2, 0.3, 0.4, 0], [1, 0, 0, 3]]))
+    with torch.no_grad():
+        output = network(*batch())
+    tiers = torch.stack([tier.voice for tier in output.tiers], dim=1)
+    assert torch.equal(output.voices[:, :3], tiers)
+    torch.testing.assert_close(output.logits[:, 0], 2 * tiers[:, 0])
+    torch.testing.assert_close(output.logits[:, 1], 0.5 * tiers[:, 0] + tiers[:, 1])
+    torch.testing.assert_close(output.logits[:, 2], tiers @ torch.tensor([0.2, 0.3, 0.4]))
+    torch.testing.assert_close(output.logits[:, 3], tiers[:, 0] + 3 * output.voices[:, 3])
+
+
+def test_the_fused_features_of_every_tier_reach_global():
+    network = build().eval()
+    torch.nn.init.normal_(network.fusion_head.weight)
+    with torch.no_grad():
+        output = network(*batch())
+        pooled = torch.cat([tier.pooled for tier in output.tiers], dim=1)
+    torch.testing.assert_close(output.voices[:, 3], network.fusion_head(pooled).squeeze(1))
+    assert output.voices[:, :3].abs().max() == 0
+
+
+def test_without_fusion_global_is_the_last_tiers_verdict():
+    network = loud(build(fusion=False)).eval()
+    with torch.no_grad():
+        output = network(*batch())
+    assert torch.equal(output.logits[:, 3], output.logits[:, 2])
+    assert output.voices[:, 3].abs().max() == 0
+    assert network.learning_voices == [2]
+
+
+def test_without_a_binary_stream_the_masks_do_not_count():
+    with_it, without = loud(build()).eval(), loud(build(binary_stream=False)).eval()
+    assert sum(p.numel() for p in without.parameters()) < sum(p.numel() for p in with_it.parameters())
+    for tier in with_it.tiers:
+        torch.nn.init.normal_(tier.enter_binary.weight)
+    image, mask, see = batch()
+    with torch.no_grad():
+        assert not torch.equal(with_it(image, mask, ~see).logits, with_it(image, 1 - mask, ~see).logits)
+        assert torch.equal(without(image, mask, ~see).logits, without(image, 1 - mask, ~see).logits)
+
+
+@pytest.mark.parametrize(
+    ("opened", "tuned", "fusion", "expected"),
+    [(1, False, True, [0, 3]), (3, False, True, [2, 3]), (3, True, True, [0, 1, 2, 3]), (2, True, False, [0, 1])],
+)
+def test_which_voices_learn(opened, tuned, fusion, expected):
+    network = build(fusion=fusion)
+    network.tunes_earlier = tuned
+    network.open(opened)
+    assert network.learning_voices == expected

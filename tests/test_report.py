@@ -196,6 +196,54 @@ def test_masks_stand_with_their_own_split(tmp_path):
     assert not page_of(tmp_path, report(metrics={"segmentation": None})).all("section", id="segmentation")
 
 
+def stain_table(page):
+    section = page.section("stain")
+    return [e[2] for e in page.all("tr") if e[2] in section and e[2].startswith(("Tier-I", "Global"))]
+
+
+def test_figures_without_the_stain_stand_beside_those_with_it(tmp_path):
+    heads = ("tier1", "tier2", "global")
+    test = {**{head: scores(value=0.9, interval=(0.85, 0.95)) for head in heads}, "tier3": None}
+    grey = {**{head: scores(value=0.7, interval=(0.6, 0.8)) for head in heads}, "tier3": None}
+    even = {**{head: {**scores(value=0.8, interval=None), "accuracy": 0.75} for head in heads}, "tier3": None}
+    metrics = {"splits": {"test": test}, "robustness": {"grey": grey, "stain_normalised": even}}
+    page = page_of(tmp_path, report(metrics=metrics))
+    first, second = "0.9000.850\N{EN DASH}0.950", "0.7000.600\N{EN DASH}0.800"
+    verdict = f"{first}{second}0.800{first}{second}0.750"
+    rows = [row for row in stain_table(page) if "0.700" in row or row.endswith("not opened" * 6)]
+    assert rows == [f"Tier-I{verdict}", f"Tier-II{verdict}", "Tier-III" + "not opened" * 6, f"Global{verdict}"]
+    assert "leans on stain, which" in page.section("stain")
+    assert "no stain of its training images" not in page.text
+    assert "rule of three" not in page.section("stain")
+
+
+def test_an_interval_without_width_is_explained_where_the_stain_is_gone(tmp_path):
+    for name, explained in (("auroc", True), ("sensitivity", False)):  # the latter stands in no column of it
+        flat = {**scores(), "ci95": {**scores()["ci95"], name: [0.5, 0.5]}}
+        metrics = {"splits": {"test": {"global": scores()}}, "robustness": {"grey": {"global": flat}}}
+        assert ("rule of three" in page_of(tmp_path, report(metrics=metrics)).section("stain")) == explained
+
+
+@pytest.mark.parametrize("robustness", [None, {}, {"grey": None, "stain_normalised": None}])
+def test_where_no_stain_was_taken_away_nothing_is_said_of_it(tmp_path, robustness):
+    page = page_of(tmp_path, report(metrics={"splits": {"test": {"global": scores()}}, "robustness": robustness}))
+    assert not page.all("section", id="stain")
+
+
+def test_a_run_that_kept_no_stain_says_so_instead_of_the_figure(tmp_path):
+    metrics = {"splits": {"test": {"global": scores()}}, "robustness": {"grey": {"global": scores()}}}
+    page = page_of(tmp_path, report(metrics=metrics))
+    assert "kept no stain of its training images" in page.section("stain")
+    assert page.section("stain").count("not evaluated") == 2
+
+
+@pytest.mark.parametrize("views", [1, 8])
+def test_the_headline_names_the_views_that_were_averaged(tmp_path, views):
+    metrics = {"splits": {"test": {"global": scores()}}, "provenance": {"test_views": views}}
+    page = page_of(tmp_path, report(metrics=metrics))
+    assert ("8 turned and mirrored views" in page.section("headline")) == (views == 8)
+
+
 def test_a_tier_that_never_opened_is_told_from_one_that_was_not_evaluated(tmp_path):
     judged = {"tier1": scores(), "tier2": None, "tier3": None, "global": scores()}
     tiers = {"tier1": {"how": "not opened", "epoch": None}, "tier2": {"how": "not opened", "epoch": None}}
@@ -218,9 +266,14 @@ def test_a_tier_that_never_opened_is_told_from_one_that_was_not_evaluated(tmp_pa
 
 
 def test_the_facts_name_the_epoch_of_the_weights(tmp_path):
-    metrics = {"provenance": {"weights": {"file": "w.safetensors", "epoch": 47, "started_from": "scratch"}}}
+    metrics = {
+        "provenance": {
+            "weights": {"file": "w.safetensors", "epoch": 47, "started_from": {"tier1": "chance", "tier2": "ImageNet"}}
+        }
+    }
     page = page_of(tmp_path, report(metrics=metrics))
-    assert "Epoch 47" in page.all("ul", **{"class": "facts"})[0][2]
+    facts = page.all("ul", **{"class": "facts"})[0][2]
+    assert "Epoch 47" in facts and "I: chance; II: ImageNet" in facts
     assert "w.safetensors" in page.section("provenance")
 
 
@@ -315,6 +368,7 @@ def test_sections_stand_in_order_and_in_the_navigation(tmp_path):
         options={"niter": {"value": 3, "default": 100}, "seed": {"value": 0, "default": 0}},
     )
     full.metrics |= {"segmentation": {"dice": 0.9, "iou": 0.8}, "severity": {"n": 3}}
+    full.metrics["robustness"] = {"grey": {"global": scores()}, "stain_normalised": None}
     page = page_of(tmp_path, full)
     keys = [section.key for section in SECTIONS]
     assert [e[1]["id"] for e in page.all("section")] == keys

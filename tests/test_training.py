@@ -85,7 +85,8 @@ def test_the_learning_rate_is_constant_then_linear_to_zero(niter, decay, expecte
 def test_the_rate_reaches_both_optimisers():
     trainer = make_trainer(niter=1, niter_decay=1)
     assert trainer.set_learning_rate(1) == pytest.approx(5e-4)
-    assert {g["lr"] for g in trainer.optimizer.param_groups} == {5e-4}
+    rates = {own.tier: group["lr"] for own, group in zip(trainer.groups, trainer.optimizer.param_groups, strict=True)}
+    assert rates == {0: 5e-4, 1: 0.0, 2: 0.0, None: 5e-4}  # tiers that are shut do not learn
     assert {g["lr"] for g in trainer.optimizer_discriminator.param_groups} == {1e-4}
 
 
@@ -326,7 +327,9 @@ def test_each_term_is_a_mean_over_the_images_it_speaks_of():
 
     def add(class_loss, mask_loss, label, paired):
         batch = Batch(mask, mask, torch.tensor(paired), torch.tensor(label), torch.arange(4))
-        totals.add([torch.tensor(class_loss), *[torch.tensor(mask_loss)] * 4], NetworkOutput(logits, mask, []), batch)
+        totals.add(
+            [torch.tensor(class_loss), *[torch.tensor(mask_loss)] * 4], NetworkOutput(logits, logits, mask, []), batch
+        )
 
     add(1.0, 1.0, [0, 1, 0, 1], [True] * 4)
     add(4.0, 6.0, [0, 1, -1, -1], [True, False, False, False])
@@ -347,8 +350,8 @@ def test_a_resumed_run_takes_the_rates_it_is_now_given(tmp_path):
     again = session(tmp_path, lr=3e-3, weight_decay=0.5)
     again.resume()
     again.trainer.set_learning_rate(1)
-    assert [g["weight_decay"] for g in again.trainer.optimizer.param_groups] == [0.5, 0.0]
-    assert {g["lr"] for g in again.trainer.optimizer.param_groups} == {3e-3}
+    assert [g["weight_decay"] for g in again.trainer.optimizer.param_groups] == [0.5, 0.0] * 4
+    assert {g["lr"] for g in again.trainer.optimizer.param_groups} == {3e-3, 0.0}  # one tier is open
 
 
 def test_a_verdict_that_is_not_finite_is_not_saved(tmp_path):
@@ -412,7 +415,9 @@ def session(tmp_path, epochs=4, thresholds=(0.0, 0.0, 2.0), save_seconds=0.0, **
     gate = Gate(GateSettings(thresholds, 1.0, (2, 2, 99), "force"))
     folder = RunFolder(tmp_path, "run")
     folder.check(resume=folder.state.exists(), overwrite=False)
-    return TrainingSession(trainer, gate, folder, {"options": {}, "data": {}}, save_seconds=save_seconds)
+    return TrainingSession(
+        trainer, gate, folder, {"options": {}, "data": {}, "starts": {"tier1": "chance"}}, save_seconds=save_seconds
+    )
 
 
 def run(one, stop_after=None):
@@ -433,6 +438,7 @@ def test_a_resumed_run_ends_with_the_bits_of_the_uninterrupted_one(tmp_path):
     resumed = session(tmp_path / "b")
     resumed.resume()
     assert resumed.done == 2
+    assert load_checkpoint(resumed.folder.state)["starts"] == {"tier1": "chance"}
     run(resumed)
     for key, value in whole.trainer.network.state_dict().items():
         assert torch.equal(value, resumed.trainer.network.state_dict()[key]), key
@@ -473,14 +479,14 @@ def test_a_gate_that_stops_ends_the_run_and_says_so(tmp_path, capsys):
 )
 def test_best_is_the_epoch_of_the_best_validation(tmp_path, scores, best):
     one, given = session(tmp_path), iter(scores)
-    real = one.trainer.evaluate
+    real = one.trainer.validate
 
-    def evaluate(batches):
+    def validate(batches):
         evaluation, (auroc, loss) = real(batches), next(given)
         evaluation.auroc, evaluation.loss = (lambda head: auroc), loss
         return evaluation
 
-    one.trainer.evaluate = evaluate
+    one.trainer.validate = validate
     run(one)
     assert one.best["epoch"] == best
     assert load_checkpoint(one.folder.weights("best"))["epoch"] == best
@@ -504,3 +510,158 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_state(tmp_path):
     with pytest.raises(UserError, match="is not finite"):
         one.run_epoch(1, bad, Batches())
     assert one.folder.state.read_bytes() == before
+
+
+def silent_heads(network):
+    """Give every head something to say, so that gradients reach the tiers."""
+    for tier in network.tiers:
+        torch.nn.init.normal_(tier.head.weight)
+
+
+def test_an_earlier_tier_is_frozen_or_tuned_at_its_own_rate():
+    frozen, tuned = make_trainer(), make_trainer(earlier_lr=0.25)
+    for trainer in (frozen, tuned):
+        silent_heads(trainer.network)
+        trainer.open_tier(2, 1)
+    frozen_before, tuned_before = weights(frozen.network.tiers[0]), weights(tuned.network.tiers[0])
+    for trainer in (frozen, tuned):
+        trainer.set_learning_rate(1)
+        trainer.train_epoch(Batches(), 1)
+    assert not changed(frozen_before, frozen.network.tiers[0])
+    assert changed(tuned_before, tuned.network.tiers[0])
+    assert [tuned.tier_rate(tier, 1) for tier in range(3)] == [0.25, 1.0, 0.0]
+    assert [frozen.tier_rate(tier, 1) for tier in range(3)] == [0.0, 1.0, 0.0]
+
+
+def test_tiers_learn_at_their_own_rates():
+    trainer = make_trainer(tier_lr=(1.0, 0.1, 3.0), gates="off", lr=1e-3)
+    trainer.set_learning_rate(0)
+    rates = {own.tier: group["lr"] for own, group in zip(trainer.groups, trainer.optimizer.param_groups, strict=True)}
+    assert rates == pytest.approx({0: 1e-3, 1: 1e-4, 2: 3e-3, None: 1e-3})
+
+
+def test_a_tier_warms_up_from_the_epoch_it_opened_in():
+    trainer = make_trainer(warmup=3)
+    trainer.open_tier(2, 5)
+    assert [trainer.tier_rate(1, epoch) for epoch in (5, 6, 7, 8, 9)] == [0.25, 0.5, 0.75, 1.0, 1.0]
+
+
+def test_every_parameter_learns_in_one_group():
+    trainer = make_trainer()
+    grouped = [id(p) for group in trainer.groups for p in group.parameters]
+    assert sorted(grouped) == sorted(id(p) for p in trainer.network.parameters())
+    assert all((group.weight_decay > 0) == all(p.ndim > 1 for p in group.parameters) for group in trainer.groups)
+
+
+def test_without_gates_all_tiers_learn_from_the_start_and_end_to_end():
+    trainer = make_trainer(gates="off", **only(lambda_class=1.0))
+    silent_heads(trainer.network)
+    torch.nn.init.normal_(trainer.network.tiers[1].rgb.entry.project.weight)
+    before = [weights(tier.rgb) for tier in trainer.network.tiers]
+    trainer.train_epoch(Batches(), 0)
+    assert all(changed(old, tier.rgb) for old, tier in zip(before, trainer.network.tiers, strict=True))
+    for tier in (trainer.network.tiers[0], trainer.network.tiers[2]):  # only the second tier's verdict is asked
+        torch.nn.init.zeros_(tier.head.weight)
+    trainer.network.zero_grad()
+    batch = next(iter(Batches()))
+    trainer.network(batch.rgb, batch.mask, batch.has_mask).voices[:, 1].sum().backward()
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in trainer.network.tiers[0].merge_rgb.parameters())
+
+
+def test_with_gates_a_tier_learns_from_its_own_verdict_only():
+    trainer = make_trainer(earlier_lr=1.0)
+    trainer.open_tier(2, 0)
+    silent_heads(trainer.network)
+    torch.nn.init.normal_(trainer.network.tiers[1].rgb.entry.project.weight)
+    batch = next(iter(Batches()))
+    trainer.network(batch.rgb, batch.mask, batch.has_mask).voices[:, 1].sum().backward()
+    assert all(p.grad is None or p.grad.abs().sum() == 0 for p in trainer.network.tiers[0].parameters())
+
+
+def test_a_run_without_gates_asks_none_and_says_so(tmp_path, capsys):
+    one = session(tmp_path, epochs=2, gates="off")
+    one.gate = Gate.begin(replace(one.gate.settings, on=False))
+    run(one)
+    assert one.gate.summary() == {f"tier{t}": {"how": "not asked", "epoch": 0} for t in (1, 2, 3)}
+    assert {row["decision"] for row in one.folder.gate_rows()} == {"stay"}
+    assert "no gate is asked" in one.folder.gate_rows()[0]["reason"]
+
+
+def test_balanced_classes_have_an_equal_say():
+    trainer = make_trainer(class_weights="balanced")
+    assert trainer.class_weights.tolist() == [1.0, 1.0]
+    from models.trainer import _class_weights
+
+    weight = _class_weights("balanced", (30, 10))
+    assert weight[0] * 30 == pytest.approx(weight[1] * 10)
+    assert (weight * torch.tensor([30, 10])).sum() == pytest.approx(40)
+    assert _class_weights("none", (30, 10)).tolist() == [1, 1]
+    trainer.class_weights = weight
+    assert trainer._say_in_verdict(torch.tensor([0, 1, -1])).tolist() == pytest.approx([2 / 3, 2.0, 0.0])
+
+
+def test_the_average_is_what_is_judged_and_saved(tmp_path):
+    one = session(tmp_path, epochs=1, ema=0.99)
+    run(one)
+    saved = load_checkpoint(one.folder.weights("latest"))["network"]
+    key = "decoder.logit.weight"
+    assert torch.equal(saved[key], one.trainer.average.network.state_dict()[key])
+    assert not torch.equal(saved[key], one.trainer.network.state_dict()[key])
+    batch = next(iter(Batches()))
+    judged = one.trainer.evaluate([batch]).logits
+    one.trainer.network.load_state_dict(make_trainer().network.state_dict())
+    assert np.array_equal(judged, one.trainer.evaluate([batch]).logits)
+
+
+@pytest.mark.parametrize("changes", [{"ema": 0.9}, {"earlier_lr": 0.5, "warmup": 2}, {"gates": "off"}])
+def test_a_resumed_run_with_other_settings_ends_with_the_bits_of_the_uninterrupted_one(tmp_path, changes):
+    whole = session(tmp_path / "whole", **changes)
+    run(whole)
+    run(session(tmp_path / "parts", **changes), stop_after=2)
+    torch.manual_seed(99)
+    again = session(tmp_path / "parts", **changes)
+    again.resume()
+    run(again)
+    for key, value in whole.trainer.judge.state_dict().items():
+        assert torch.equal(value, again.trainer.judge.state_dict()[key]), key
+
+
+def test_patience_ends_the_run_once_all_tiers_are_open(tmp_path, capsys):
+    one = session(tmp_path, epochs=20, thresholds=(0.0, 0.0, 0.0))
+    one.patience = 3
+    real = one.trainer.validate
+
+    def never_better(batches):
+        evaluation = real(batches)
+        evaluation.auroc, evaluation.loss = (lambda head: 0.5), 1.0
+        return evaluation
+
+    one.trainer.validate = never_better
+    run(one)
+    assert one.best["epoch"] == 1 and one.opened_last == 2
+    assert one.done == 5  # three epochs after the last tier opened, not after the best epoch
+    assert "ended early" in capsys.readouterr().out
+
+
+def test_validation_weighs_the_voices_and_the_evaluation_is_by_the_new_weights():
+    trainer = make_trainer()
+    silent_heads(trainer.network)
+    batches = Batches(count=40)
+    before = trainer.network.weights.clone()
+    evaluation = trainer.validate(batches)
+    assert not torch.equal(before, trainer.network.weights)
+    expected = evaluation.voices @ trainer.network.weights.numpy().T
+    np.testing.assert_allclose(evaluation.logits, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(trainer.evaluate(batches).logits, evaluation.logits, rtol=1e-5, atol=1e-6)
+
+
+def test_smoothing_and_weights_in_the_verdicts_loss():
+    from models.losses import verdict_loss
+
+    logits, label = torch.tensor([[2.0], [-1.0]]), torch.tensor([1, 0])
+    smooth = verdict_loss(logits, label, torch.ones(2), smoothing=0.2)
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, torch.tensor([[0.9], [0.1]]))
+    assert smooth == pytest.approx(expected.item())
+    weighted = verdict_loss(logits, label, torch.tensor([0.5, 1.5]))
+    each = torch.nn.functional.binary_cross_entropy_with_logits(logits, label[:, None].float(), reduction="none")
+    assert weighted == pytest.approx((0.25 * each[0] + 0.75 * each[1]).item())

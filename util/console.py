@@ -21,6 +21,13 @@ def _heads(accuracy: Mapping[str, float]) -> str:
     return " ".join(f"{ROMAN[head]} {_number(value)}" for head, value in accuracy.items())
 
 
+def starts_line(starts: Mapping[str, str]) -> str:
+    """What each tier starts from, in one line."""
+    if len(set(starts.values())) == 1:
+        return f"all tiers start from {next(iter(starts.values()))}"
+    return "tiers start from: " + "; ".join(f"{ROMAN[tier]} {start}" for tier, start in starts.items())
+
+
 def epoch_line(record: Mapping[str, Any], epochs: int) -> str:
     """One epoch: where it is, its losses, and its accuracies in training and validation."""
     train, val = record["train"], record["val"]

@@ -56,3 +56,10 @@ def set_seed(seed: int, *, deterministic: bool) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.benchmark = False
+
+
+def describe_device(device: torch.device) -> str:
+    """The device in words, for tables of figures: the GPU's name, or the number of threads that the CPU works with."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"

@@ -56,7 +56,7 @@ def classification_metrics(
         UserError: a probability is not a number from 0 to 1.
     """
     truth, score = _checked(label, probability, group)
-    names, member = _group_index(group)
+    names, member = group_index(group)
     called = (score > THRESHOLD).astype(np.int64)
     point = _point_values(truth, called, score)
     estimates = _bootstrap(truth, score, member, len(names), resamples, seed)
@@ -142,12 +142,12 @@ class SegmentationScore:
         Returns:
             n, n_groups, dice, iou (both pooled), dice_mean, and ci95 of the three; None where undefined.
         """
-        names, member = _group_index(self._groups)
+        names, member = group_index(self._groups)
         sums = np.array(self._sums, dtype=np.float64).reshape(-1, 2)
         own = np.divide(2 * sums[:, 0], sums[:, 1], out=np.ones(len(sums)), where=sums[:, 1] > 0)
         per_group = _sum_by_group(np.column_stack([sums, own, np.ones(len(sums))]), member, len(names))
         point = {key: _plain(value[0]) for key, value in _segmentation_ratios(per_group.sum(axis=0)[None]).items()}
-        drawn = [per_group[:0]] + [weight @ per_group for weight in _group_weights(len(names), resamples, seed)]
+        drawn = [per_group[:0]] + [weight @ per_group for weight in group_weights(len(names), resamples, seed)]
         estimates = _segmentation_ratios(np.concatenate(drawn))
         ci95 = {key: _interval(point[key], estimates[key], len(names)) for key in SEGMENTATION_METRICS}
         return {"n": len(sums), "n_groups": len(names), **point, "ci95": ci95}
@@ -183,7 +183,7 @@ def _checked(label: NDArray[Any], probability: NDArray[Any], group: Sequence[str
     return truth.astype(np.int64), score
 
 
-def _group_index(group: Sequence[str]) -> tuple[list[str], Integers]:
+def group_index(group: Sequence[str]) -> tuple[list[str], Integers]:
     """Distinct names in sorted order, so that no interval depends on the order of images, and each image's index."""
     names = sorted(set(group))
     position = {name: index for index, name in enumerate(names)}
@@ -229,7 +229,7 @@ def _bootstrap(
     calibration = _calibration_sums(truth, score, member, n_groups, ECE_BINS)
     ranks = _WeightedRanks(truth, score, member)
     chunks: dict[str, list[Floats]] = {key: [np.empty(0)] for key in CLASSIFICATION_METRICS}
-    for weight in _group_weights(n_groups, resamples, seed, columns=len(truth)):
+    for weight in group_weights(n_groups, resamples, seed, columns=len(truth)):
         values = _count_ratios(weight @ counts)
         values["ece"] = _ece_of(np.tensordot(weight, calibration, axes=1))
         values["auroc"] = ranks.auroc(weight)
@@ -238,7 +238,7 @@ def _bootstrap(
     return {key: np.concatenate(parts) for key, parts in chunks.items()}
 
 
-def _group_weights(n_groups: int, resamples: int, seed: int, columns: int = 1) -> Iterator[Floats]:
+def group_weights(n_groups: int, resamples: int, seed: int, columns: int = 1) -> Iterator[Floats]:
     """How often each group is drawn, as blocks of (rows, n_groups); a block is bounded in memory."""
     if n_groups < 2:
         return
@@ -284,6 +284,23 @@ def _calibration_sums(truth: NDArray[Any], score: Floats, member: Integers, n_gr
 def _ece_of(sums: Floats) -> Floats:
     """(R, bins, 3) sums to (R,) errors: the bin's size cancels, so |right - confidence| is summed and divided by N."""
     return _ratio(np.abs(sums[..., 1] - sums[..., 2]).sum(axis=-1), sums[..., 0].sum(axis=-1))
+
+
+def weighted_aurocs(truth: Integers, score: NDArray[Any], member: Integers, weights: Floats) -> Floats:
+    """AUROC of one ranking under many weightings of its groups.
+
+    Args:
+        truth: (N,) 0 or 1.
+        score: (N,), higher for 1.
+        member: (N,) the column of ``weights`` that each image's group has.
+        weights: (R, groups).
+
+    Returns:
+        (R,), NaN where a class has no weight.
+    """
+    ranks = _WeightedRanks(np.asarray(truth), np.asarray(score, dtype=np.float64), member)
+    rows = max(1, CELLS_PER_CHUNK // max(1, len(member)))
+    return np.concatenate([ranks.auroc(weights[start : start + rows]) for start in range(0, len(weights), rows)])
 
 
 class _WeightedRanks:

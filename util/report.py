@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from util import figures
+from util.console import ROMAN
 from util.figures import (
     CLASSES,
     EM_DASH,
@@ -57,6 +58,7 @@ METRICS = {
     "auroc": "AUROC",
     "ece": "ECE",
 }
+RESTAINED = {"grey": "grey", "stain_normalised": "normalised"}  # of metrics.json's robustness, and the page's words
 CLASS_OF = {"specificity": 0, "sensitivity": 1}
 PICTURES = {"smear": "smear", "true_mask": "true mask", "predicted_mask": "predicted mask", "overlay": "overlay"}
 
@@ -340,8 +342,17 @@ def _facts(report: Report) -> Any:
     facts = [("Data", _provenance(report).get("data")), ("Split", SPLITS.get(split, split) if split else None)]
     facts += [("Images", scores.get("n", len(report.images) or None)), ("Groups", scores.get("n_groups"))]
     facts += [("Epoch", (_provenance(report).get("weights") or {}).get("epoch"))]
+    facts += [("Tiers start from", _starts(report))]
     items = [tags.li(f"{name} ", tags.b(_outside(value))) for name, value in facts if value not in (None, "")]
     return tags.ul(*items, cls="facts")
+
+
+def _starts(report: Report) -> str:
+    """What the tiers started from; said once where it is the same for all."""
+    starts = (_provenance(report).get("weights") or {}).get("started_from") or {}
+    if len(set(starts.values())) == 1:
+        return str(next(iter(starts.values())))
+    return "; ".join(f"{ROMAN[tier]}: {start}" for tier, start in starts.items())
 
 
 def _navigation(sections: Sequence[Section]) -> Any:
@@ -412,7 +423,10 @@ def headline(report: Report) -> Tags:
     name = SPLITS.get(split or "test", split)
     shut = " and ".join(map(_head, _unopened(report)))
     fused = f"the tiers that had opened ({shut} had not)" if shut else "the three tiers"
-    found: Tags = [_lead(f"Global is the fused output of {fused}. ", tags.b(f"{name} split"), ", 95% intervals.")]
+    views = _provenance(report).get("test_views") or 1
+    seen = f" Each image was judged in {views} turned and mirrored views, which are averaged." if views > 1 else ""
+    lead = f"Global is the fused output of {fused}. "
+    found: Tags = [_lead(lead, tags.b(f"{name} split"), f", 95% intervals.{seen}")]
     found += [tags.p(caution, cls="notice strong caution")] if caution else []
     found.append(tags.div(*cards, cls="cards"))
     note = _flat_interval_note([scores, masks])
@@ -536,6 +550,57 @@ def _score_row(name: str, key: str, scores: Mapping[str, Any]) -> Any:
     if key == "global":
         row["class"] = "global"
     return row
+
+
+def stain(report: Report) -> Tags:
+    """Every head's AUROC and accuracy on the test images as they are, without colour, and with equal stain."""
+    from dominate import tags
+
+    changed = report.metrics.get("robustness") or {}
+    if not any(changed.get(name) for name in RESTAINED):
+        return []
+    as_is = (report.metrics.get("splits") or {}).get("test") or {}
+    columns = [as_is, *(changed.get(name) for name in RESTAINED)]
+    rows = []
+    for head, title in HEADS.items():
+        shut = as_is.get(head) is None
+        cells = [_stain_cell(scores, head, key, shut) for key in ("auroc", "accuracy") for scores in columns]
+        rows.append(tags.tr(tags.th(title, scope="row"), *cells, **({"cls": "global"} if head == "global" else {})))
+    words = ("as it is", *RESTAINED.values())
+    head_row = ["Tier", *(f"{METRICS[key]}, {word}" for key in ("auroc", "accuracy") for word in words)]
+    lead = (
+        "The test images judged again without colour (grey), and with each one's stain brought to that of the training"
+        " images (normalised). Where a figure lies below the interval of the images as they are, the verdict leans on"
+        " stain, which changes with the laboratory, and not on the cells alone."
+    )
+    caution = (
+        "Normalising also evens out how pale the cells are and how much of the image they cover, which anemia itself"
+        " changes: part of a fall there can be lost knowledge of the cells."
+    )
+    lacking = (
+        "Stain-normalised images were not judged: the run kept no stain of its training images,"
+        " as runs of earlier versions did not."
+    )
+    note = tags.p(caution if changed.get("stain_normalised") else lacking, cls="footnote")
+    flat = _flat_interval_note(_shown_intervals(scores, shown) for scores in columns for shown in HEADS)
+    table = _table(head_row, rows, "Point value over its 95% interval.")
+    return [_lead(lead), table, note, *([flat] if flat else [])]
+
+
+def _shown_intervals(scores: Mapping[str, Any] | None, head: str) -> dict[str, Any]:
+    """The intervals of a head's figures that the table of the stain shows."""
+    known = ((scores or {}).get(head) or {}).get("ci95") or {}
+    return {"ci95": {key: known.get(key) for key in ("auroc", "accuracy")}}
+
+
+def _stain_cell(scores: Mapping[str, Any] | None, head: str, key: str, shut: bool) -> Any:
+    """One figure with its interval; what has none says whether the tier or the images were not there."""
+    from dominate import tags
+
+    found = (scores or {}).get(head)
+    if not found:
+        return tags.td(NOT_OPENED if shut else NOT_EVALUATED)
+    return tags.td(three_decimals(found.get(key)), tags.small(interval_text((found.get("ci95") or {}).get(key))))
 
 
 def gate_history(report: Report) -> Tags:
@@ -805,6 +870,7 @@ SECTIONS = (
     Section("headline", "In short", headline),
     Section("confusion", "Confusion by split and tier", confusion, "Confusion"),
     Section("tiers", "Every tier on every split", tier_table, "Tiers"),
+    Section("stain", "What if the colour is taken away?", stain, "Stain"),
     Section("gate", "Validation points between the tiers", gate_history, "Gate"),
     Section("curves", "Training", curves),
     Section("segmentation", "Cell masks", segmentation, "Masks"),

@@ -14,7 +14,7 @@ from util.errors import UserError
 from util.files import atomic_write, make_folder, unwritable
 
 LATEST, BEST = "latest", "best"
-BESIDE_SPLIT = ("fingerprints.npz", "colour_statistics.npz")  # of what the run learns from
+BESIDE_SPLIT = ("fingerprints.npz", "colour_statistics.npz", "stain_reference.npz")  # of what the run learns from
 
 
 def plain(value: Any) -> Any:

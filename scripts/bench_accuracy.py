@@ -1,0 +1,317 @@
+#!/usr/bin/env python3
+"""Measure how well Healthy is told from Anemic: the three tiers and Global against lone networks and against colour.
+
+    python scripts/bench_accuracy.py --dataroot AneRBC-I --out results/accuracy --seeds 0,1,2
+    python scripts/bench_accuracy.py --dataroot AneRBC-I --out results/accuracy_cpu --variants ours,EfficientNet,colour
+        --seeds 0 --niter 8 --niter_decay 12 --loadSize 160 --fineSize 160 --preset lite --gpu_ids -1
+
+Every variant is trained on the same grouped folds, with the same augmentation, schedule and seeds; each image is tested
+once a seed. Runs that OUT/runs.jsonl already holds are not repeated, so that a stopped benchmark goes on where it
+was. All other options are those of 3TDCFNet_train.py and hold for every variant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPOSITORY))
+
+import numpy as np  # noqa: E402 - the path must be set first
+import torch  # noqa: E402
+
+from data.augment import Augmentation  # noqa: E402
+from data.colour import ColourBaseline  # noqa: E402
+from data.colour_record import ColourRecord  # noqa: E402
+from data.datasets import Dataset, Side, sides, split_for_training  # noqa: E402
+from data.loader import BatchLoader, DecodedSmears  # noqa: E402
+from data.records import ANEMIC, HEALTHY  # noqa: E402
+from data.runs import open_options_dataset  # noqa: E402
+from data.stain import Restained, StainReference, grey_scaled  # noqa: E402
+from models.building import architecture, build_session, trainer_settings  # noqa: E402
+from models.inference import predict, see_none  # noqa: E402
+from models.lone import LoneBackbone, train_lone  # noqa: E402
+from models.network import HEADS, TIER_KEYS, TIER_NAMES, ThreeTierDCFNet  # noqa: E402
+from models.pretrained import load_starts  # noqa: E402
+from options import Options, parse_options  # noqa: E402
+from scripts.accuracy_tables import read_runs, summary, write_tables  # noqa: E402
+from util.device import choose_device, describe_device, set_seed  # noqa: E402
+from util.errors import UserError, run_door  # noqa: E402
+from util.files import make_folder  # noqa: E402
+from util.runlog import RunFolder  # noqa: E402
+
+OURS = {
+    "ours": (),
+    "no_gates": ("--gates", "off"),
+    "frozen_tiers": ("--earlier_lr", "0"),
+    "tuned_tiers": ("--earlier_lr", "1"),
+    "no_binary_stream": ("--binary_stream", "no"),
+    "no_gan": ("--gan_mode", "none"),
+    "no_pretraining": ("--pretrained", "none"),
+    "no_fusion": ("--fusion", "no"),
+}
+LONE = dict(zip(TIER_NAMES, range(len(TIER_NAMES)), strict=True))
+COLOUR = "colour"
+VARIANTS = (*OURS, *LONE, COLOUR)
+RUNS = "runs.jsonl"
+SPLIT_SEED = 0  # the folds are the same whatever the seed of the training
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: a variant on a fold with a seed."""
+
+    split_by: str
+    fold: int
+    seed: int
+    variant: str
+
+    @property
+    def key(self) -> tuple[str, int, int, str]:
+        """What tells it from the others."""
+        return self.split_by, self.fold, self.seed, self.variant
+
+
+@dataclass(frozen=True)
+class FoldData:
+    """A fold's decoded images.
+
+    Attributes:
+        train, val, test: the records and groups of each side.
+        learned: decoded train and val images, in this order.
+        tested: decoded test images.
+    """
+
+    train: Side
+    val: Side
+    test: Side
+    learned: DecodedSmears
+    tested: DecodedSmears
+
+    @classmethod
+    def of(cls, dataset: Dataset, split_by: str, folds: int, fold: int, options: Options) -> FoldData:
+        """Deal the fold."""
+        held_out = options.val_fraction + options.test_fraction
+        rows = split_for_training(
+            dataset,
+            split_file=None,
+            fractions=(1 - held_out, options.val_fraction, options.test_fraction),
+            seed=SPLIT_SEED,
+            drop_duplicates=options.duplicates == "drop",
+            split_by=split_by,
+            block_size=options.block_size,
+            folds=folds,
+            fold=fold,
+            split_from="draw",
+            leaks=options.leaks,
+        )
+        parts = sides(dataset, rows)
+        position = {record.name: index for index, record in enumerate(dataset.records)}
+
+        def decoded(*chosen: Side) -> DecodedSmears:
+            assert dataset.decoded is not None
+            return dataset.decoded.smears([position[r.name] for side in chosen for r in side.records])
+
+        train, val, test = (parts[side] for side in ("train", "val", "test"))
+        for name, part in (("train", train), ("val", val), ("test", test)):
+            _check_classes(part, f"the {name} side of fold {fold} by {split_by}")
+        return cls(train, val, test, decoded(train, val), decoded(test))
+
+    def loaders(self, options: Options, device: torch.device) -> tuple[BatchLoader, BatchLoader, BatchLoader]:
+        """Augmented batches of train, whole images of val and of test."""
+        augment = None if options.no_augment else Augmentation()
+        count, size = len(self.train.records), options.loadSize
+        known = {"device": device, "seed": options.seed}
+        whole = {"augment": None, "shuffle": False, **known}
+        train = BatchLoader(
+            self.learned, range(count), options.batchSize, options.fineSize, augment=augment, shuffle=True, **known
+        )
+        val = BatchLoader(self.learned, range(count, len(self.learned)), options.batchSize, size, **whole)
+        return train, val, BatchLoader(self.tested, range(len(self.tested)), options.batchSize, size, **whole)
+
+
+def _check_classes(side: Side, what: str) -> None:
+    labels = {record.label for record in side.records if record.label is not None}
+    if len(labels) < 2:
+        raise UserError(
+            f"{what} does not hold both classes",
+            found=f"{len(side.records)} images, labels {sorted(labels)}",
+            remedy="use fewer --folds, or smaller blocks (--block_size)",
+        )
+
+
+def judge(
+    network: Any, data: FoldData, test: BatchLoader, device: torch.device, see_given: Any, views: int
+) -> dict[str, list[list[float]]]:
+    """Logits (N, 4) of the test images as they are, without colour and in the training images' stain."""
+    stain = StainReference.of(data.learned, len(data.train.records))
+    changes = {"as_is": None, "grey": grey_scaled, "stain_normalised": stain.normalised}
+    judged = {}
+    for name, change in changes.items():
+        batches = test if change is None else Restained(test, change)
+        logits = [prediction.logits for prediction in predict(network, batches, device, see_given, views=views)]
+        judged[name] = np.round(torch.cat(logits).float().cpu().numpy(), 4).tolist()
+    return judged
+
+
+def train_ours(data: FoldData, options: Options, device: torch.device, views: int) -> dict[str, Any]:
+    """Train the three-tier network as 3TDCFNet_train.py does and judge the fold's test images with its last weights."""
+    train, val, test = data.loaders(options, device)
+    learned = data.learned
+    labels = learned.labels[: len(data.train.records)]
+    with tempfile.TemporaryDirectory() as place:
+        folder = RunFolder(place, "run")
+        make_folder(folder.folder)
+        session = build_session(
+            options,
+            device,
+            folder,
+            {},
+            samples=len(learned),
+            any_masks=bool(learned.has_mask.any()),
+            all_masks=bool(learned.has_mask.all()),
+            class_counts=(int((labels == HEALTHY).sum()), int((labels == ANEMIC).sum())),
+        )
+        epochs = [session.run_epoch(epoch, train, val)[0] for epoch in session.epochs()]
+    trainer = session.trainer
+    return {
+        "logits": judge(trainer.judge, data, test, device, trainer.see_given, views),
+        "weights": np.round(trainer.judge.weights.cpu().numpy(), 4).tolist(),
+        "gates": session.gate.summary(),
+        "starts": session.facts["starts"],
+        "train_accuracy": epochs[-1]["train"]["accuracy"],
+        "val_auroc": epochs[-1]["val"]["auroc"],
+    }
+
+
+def train_alone(tier: int, data: FoldData, options: Options, device: torch.device, views: int) -> dict[str, Any]:
+    """Train a tier's backbone as a classifier of its own, from the same start, and judge the fold's test images."""
+    whole = ThreeTierDCFNet(architecture(options))
+    starts = load_starts(whole, options.pretrained, options.init_from, options.checkpoints_dir)
+    key = TIER_KEYS[tier]
+    backbone = whole.tiers[tier].rgb
+    backbone.entry = None  # there is no tier before
+    train, _, test = data.loaders(options, device)
+
+    def batches(epoch: int) -> BatchLoader:
+        train.set_epoch(epoch)
+        return train
+
+    network = train_lone(LoneBackbone(backbone, architecture(options)), batches, trainer_settings(options), device)
+    return {"logits": judge(network, data, test, device, see_none, views), "starts": {key: starts[key]}}
+
+
+def train_colour(data: FoldData, options: Options) -> dict[str, Any]:
+    """Fit the colour classifier on the fold's training images; it says the same for every head."""
+    learned, tested = ColourRecord.of(data.learned, len(data.train.records)), ColourRecord.of(data.tested)
+    forest = ColourBaseline(seed=options.seed).fit(learned.features, learned.labels)
+    chance = forest.predict(tested.features).clip(1e-6, 1 - 1e-6)
+    logit = np.log(chance / (1 - chance))
+    return {"logits": {"as_is": np.round(np.stack([logit] * HEADS, axis=1), 4).tolist()}}
+
+
+def run_job(job: Job, data: FoldData, options: Options, device: torch.device, views: int) -> dict[str, Any]:
+    """Train one variant on a fold and judge the fold's test images; a row of runs.jsonl."""
+    set_seed(job.seed, deterministic=options.deterministic)
+    begun = time.perf_counter()
+    if job.variant == COLOUR:
+        result = train_colour(data, options)
+    elif job.variant in LONE:
+        result = train_alone(LONE[job.variant], data, options, device, views)
+    else:
+        result = train_ours(data, options, device, views)
+    return {
+        **asdict(job),
+        "seconds": round(time.perf_counter() - begun, 1),
+        "images": [record.name for record in data.test.records],
+        "labels": [record.label for record in data.test.records],
+        "groups": data.test.groups,
+        **result,
+    }
+
+
+def arguments() -> tuple[argparse.Namespace, list[str]]:
+    """The benchmark's own options, and those for the training."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--out", type=Path, required=True, help="folder of runs.jsonl and the tables")
+    add("--variants", default="ours,DenseNet,EfficientNet,ShuffleNet,colour", help=f"out of {', '.join(VARIANTS)}")
+    add("--splits", default="group,blocks", help="group, blocks or both: what the folds keep together")
+    add("--bench_folds", type=int, default=5, help="folds of each split")
+    add("--only_folds", default="", help="such as 1,2: run these only")
+    add("--seeds", default="0,1,2", help="seeds of the training; the folds are the same for all")
+    add("--views", type=int, default=8, help="turned and mirrored views that a verdict is averaged over at test")
+    add("--tables", action="store_true", help="write the tables of what is there, and train nothing")
+    return parser.parse_known_args()
+
+
+def listed(text: str, allowed: Sequence[str], flag: str) -> list[str]:
+    """The words of a comma-separated list."""
+    words = list(dict.fromkeys(word.strip() for word in text.split(",")))
+    unknown = [word for word in words if word not in allowed]
+    if unknown:
+        raise UserError(f"{flag} {','.join(unknown)}", expected=f"out of {', '.join(allowed)}")
+    return words
+
+
+def jobs(own: argparse.Namespace, done: set[tuple[Any, ...]]) -> Iterator[Job]:
+    """What is to be trained, fold by fold, so that a stopped benchmark has whole folds to compare."""
+    folds = range(1, own.bench_folds + 1)
+    chosen = [int(fold) for fold in own.only_folds.split(",")] if own.only_folds else list(folds)
+    variants = listed(own.variants, VARIANTS, "--variants")
+    for seed in (int(seed) for seed in own.seeds.split(",")):
+        for split_by in listed(own.splits, ("group", "blocks"), "--splits"):
+            for fold in chosen:
+                for variant in variants:
+                    job = Job(split_by, fold, seed, variant)
+                    if job.key not in done:
+                        yield job
+
+
+def options_for(job: Job | None, given: Sequence[str]) -> Options:
+    """The training options of a job: the command line's, the variant's and the seed."""
+    changes = [*OURS.get(job.variant, ()), "--seed", str(job.seed)] if job else []
+    return parse_options(
+        "train", ["--display_id", "0", *given, *changes], prog="bench_accuracy.py", description=__doc__ or ""
+    )
+
+
+def main() -> int:
+    """Train what is missing, row by row, then write the tables."""
+    own, given = arguments()
+    make_folder(own.out)
+    path = own.out / RUNS
+    rows = read_runs(path)
+    if not own.tables:
+        options = options_for(None, given)
+        device = choose_device(options.gpu_ids)
+        dataset = open_options_dataset(options)
+        todo = list(jobs(own, {Job(*(row[f.name] for f in fields(Job))).key for row in rows}))
+        held: tuple[tuple[str, int], FoldData] | None = None
+        for number, job in enumerate(todo, 1):
+            options = options_for(job, given)
+            if held is None or held[0] != (job.split_by, job.fold):
+                fold = FoldData.of(dataset, job.split_by, own.bench_folds, job.fold, options)
+                held = ((job.split_by, job.fold), fold)
+            row = run_job(job, held[1], options, device, own.views)
+            row["options"] = {name: str(value) for name, value in options.non_defaults().items()}
+            row["device"] = describe_device(device)
+            with path.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(row) + "\n")
+            rows.append(row)
+            print(f"{number}/{len(todo)} {summary(row)}", flush=True)
+    write_tables(rows, own.out)
+    print((own.out / "tables.md").read_text(encoding="utf-8"))
+    return 0
+
+
+if __name__ == "__main__":
+    run_door(main)

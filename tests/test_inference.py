@@ -1,0 +1,97 @@
+"""Judging an image in several views: each mask is turned back, and the mean does not know which way was up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from models.inference import predict, see_all
+
+
+@dataclass
+class Batch:
+    rgb: torch.Tensor
+    mask: torch.Tensor
+    has_mask: torch.Tensor
+
+
+def batch(rng: np.random.Generator, height: int, width: int) -> Batch:
+    rgb = torch.from_numpy(rng.random((2, 3, height, width), dtype=np.float32))
+    mask = (torch.from_numpy(rng.random((2, 1, height, width))) > 0.5).float()
+    return Batch(rgb.contiguous(memory_format=torch.channels_last), mask, torch.ones(2, dtype=torch.bool))
+
+
+class Stub(torch.nn.Module):
+    """A network whose verdicts are the pixels of the top left corner, and whose mask is the one it is told to draw."""
+
+    def __init__(self, size, draw):
+        super().__init__()
+        self.architecture, self.draw = SimpleNamespace(fine_size=size), draw
+
+    def forward(self, rgb, mask, see_given):
+        voices = torch.cat([rgb[:, :, 0, 0], mask[:, :, 0, 0]], dim=1)
+        return SimpleNamespace(voices=voices, mask_probability=self.draw(rgb))
+
+    def verdicts(self, voices):
+        return 2 * voices
+
+
+def judge(network, given, views):
+    return next(iter(predict(network, [given], torch.device("cpu"), see_all, views=views)))
+
+
+@pytest.mark.parametrize("views", [1, 2, 4, 8])
+def test_verdicts_are_the_mean_over_the_views(rng, views):
+    given = batch(rng, 12, 12)
+    found = judge(Stub(12, lambda rgb: rgb[:, :1]), given, views)
+    corners = {1: [(0, 0)], 2: [(0, 0), (0, -1)]}.get(views, [(0, 0), (0, -1), (-1, 0), (-1, -1)])
+    both = torch.cat([given.rgb, given.mask], dim=1)
+    expected = torch.stack([both[:, :, y, x] for y, x in corners]).mean(dim=0)
+    torch.testing.assert_close(found.voices, expected)
+    torch.testing.assert_close(found.logits, 2 * expected)
+
+
+@pytest.mark.parametrize("views", [2, 4, 8])
+@pytest.mark.parametrize("shape", [(8, 8), (8, 12), (13, 11)])
+def test_a_mask_that_follows_the_image_is_the_same_however_many_views(rng, views, shape):
+    given = batch(rng, *shape)
+    found = judge(Stub(8, lambda rgb: rgb[:, 1:2]), given, views)
+    torch.testing.assert_close(found.mask_probability, given.rgb[:, 1:2])
+
+
+@pytest.mark.parametrize("views", [1, 2, 4, 8])
+def test_a_mask_that_follows_the_frame_is_averaged_over_all_ways_to_turn_it(rng, views):
+    ramp = rng.random((9, 9), dtype=np.float32)
+    given = batch(rng, 9, 9)
+    found = judge(Stub(9, lambda rgb: torch.from_numpy(ramp).expand(len(rgb), 1, 9, 9)), given, views)
+    ways = [
+        ramp,
+        ramp[:, ::-1],
+        ramp[::-1, ::-1],
+        ramp[::-1],
+        ramp.T,
+        ramp.T[::-1],
+        ramp.T[:, ::-1],
+        ramp.T[::-1, ::-1],
+    ]
+    np.testing.assert_allclose(found.mask_probability[1, 0].numpy(), np.mean(ways[:views], axis=0), atol=1e-6)
+
+
+def test_turned_images_keep_the_layout_that_convolutions_are_fast_in(rng):
+    given = batch(rng, 12, 12)
+    layouts = []
+    network = Stub(12, lambda rgb: rgb[:, :1])
+    network.register_forward_pre_hook(
+        lambda _, inputs: layouts.append(inputs[0].is_contiguous(memory_format=torch.channels_last))
+    )
+    judge(network, given, 8)
+    assert layouts == [True] * 8
+
+
+def test_another_number_of_views_is_refused(rng):
+    with pytest.raises(ValueError, match="found 3"):
+        judge(Stub(8, lambda rgb: rgb[:, :1]), batch(rng, 8, 8), 3)
