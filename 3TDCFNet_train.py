@@ -42,7 +42,8 @@ def prepare(options: Options) -> tuple[Any, Any]:
     if options.continue_train:
         session.resume()
     else:
-        folder.clear()
+        session.warm_start(data.train, options.distil_epochs)
+        folder.begin()
     data.record(folder.split)
     save_options(folder.options, options)
     print(starts_line(session.facts["starts"]), flush=True)

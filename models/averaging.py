@@ -26,7 +26,8 @@ class WeightAverage:
 
     def _pair(self, network: nn.Module) -> None:
         """Remember which tensors belong together: those that are averaged, and counts, which are copied."""
-        both = [(self.network.state_dict()[key], value) for key, value in network.state_dict().items()]
+        own = self.network.state_dict()
+        both = [(own[key], value) for key, value in network.state_dict().items()]
         self._averaged = [(mine, theirs) for mine, theirs in both if mine.is_floating_point()]
         self._copied = [(mine, theirs) for mine, theirs in both if not mine.is_floating_point()]
 

@@ -248,6 +248,10 @@ class ThreeTierDCFNet(nn.Module):
     def _gradient(self, index: int) -> contextlib.AbstractContextManager[object]:
         return torch.no_grad() if self._is_frozen(index) else contextlib.nullcontext()
 
+    def normalised(self, rgb: Tensor) -> Tensor:
+        """Smears in [0, 1] as the backbones expect them: with ImageNet's mean and deviation."""
+        return (rgb - self.mean) / self.std
+
     def forward(self, rgb: Tensor, given_mask: Tensor, see_given: Tensor) -> NetworkOutput:
         """Judge a batch and draw its masks.
 
@@ -256,7 +260,7 @@ class ThreeTierDCFNet(nn.Module):
             given_mask: true masks or stand-ins (B, 1, H, W) in [0, 1].
             see_given: (B,) bool, True where the binary stream sees the given mask, False where the predicted one.
         """
-        image = (rgb - self.mean) / self.std
+        image = self.normalised(rgb)
         with self._gradient(0):
             pyramid = self._tier(0).rgb(image)
         if self.draws_masks:

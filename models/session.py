@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from models.distillation import distil_starts
 from models.gate import LAST_TIER, STOP, Gate, GateDecision
 from models.inference import SmearBatch, predict
 from models.network import HEAD_KEYS, TIER_KEYS
@@ -101,6 +102,22 @@ class TrainingSession:
         self.done = self.begun_at = int(state["epoch"])
         self.best = dict(state["best"])
         self.facts["starts"] = dict(state["starts"])
+
+    def warm_start(self, train: EpochBatches, epochs: int) -> None:
+        """Distil tiers that would start from chance; of a run that begins, before its first epoch.
+
+        Args:
+            train: batches of training images.
+            epochs: how many, for each such tier; 0 leaves all as it is.
+        """
+
+        def batches(epoch: int) -> EpochBatches:
+            train.set_epoch(epoch)
+            return train
+
+        trainer = self.trainer
+        self.facts["starts"] = distil_starts(trainer.network, self.facts["starts"], batches, epochs, trainer.device)
+        trainer.restart_average()
 
     def epochs(self) -> Iterator[int]:
         """The epochs (0-based) that remain; ends early when a gate stops the run or all are open and that was asked."""

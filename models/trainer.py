@@ -218,6 +218,11 @@ class Trainer:
         """The network that judges and is saved: the running average where one is kept, else the one that learns."""
         return self.network if self.average is None else cast(ThreeTierDCFNet, self.average.network)
 
+    def restart_average(self) -> None:
+        """Begin the running average anew, from the weights as they are now."""
+        if self.average is not None:
+            self.average = WeightAverage(self.network, self.settings.ema)
+
     def _judges_masks(self) -> bool:
         return self.settings.gan_mode != "none" and self.any_masks
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 FEWEST_IMAGES = 16  # below so many labelled validation images, every voice weighs the same
-PRIOR_IMAGES = 4.0  # how many images' worth of doubt there is about any weight but the equal one
+PRIOR_IMAGES = 1.0  # how many images' worth of doubt there is about any weight but the equal one
 
 
 def weigh_voices(voices: np.ndarray, label: np.ndarray, open_tiers: int, *, fusion: bool) -> np.ndarray:

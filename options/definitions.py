@@ -335,6 +335,15 @@ OPTIONS: tuple[Option, ...] = (
         choices=("auto", "imagenet", "none"),
     ),
     Option(
+        "distil_epochs",
+        0,
+        "epochs in which a tier that would start from random weights first learns, from the training images without "
+        "their labels, to see what a tier with ImageNet weights sees; 0 leaves it at random weights.",
+        _NETWORK,
+        (TRAIN,),
+        parse=at_least(0),
+    ),
+    Option(
         "init_from",
         "",
         "start from the weights of another run of the same preset: a weights file, or a run's name under "
@@ -458,7 +467,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "earlier_lr",
-        0.0,
+        1.0,
         "factor on the learning rate of a tier once a later one has opened; 0 freezes it.",
         _SCHEDULE,
         (TRAIN,),
@@ -466,7 +475,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "warmup",
-        0,
+        2,
         "epochs over which the learning rate of a tier that has just opened rises to its full value.",
         _SCHEDULE,
         (TRAIN,),
@@ -474,7 +483,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "ema",
-        0.0,
+        0.995,
         "decay by step of the running average of the weights that is validated, saved and tested; 0 keeps none.",
         _SCHEDULE,
         (TRAIN,),

@@ -41,7 +41,7 @@ def test_the_weights_are_where_the_penalised_loss_is_least():
     found = weigh_voices(voices, label, 2, fusion=False)[1, :2]
 
     def objective(a, b):
-        return len(label) * loss(voices[:, :2] @ [a, b], label) + 4.0 * ((2 * a - 1) ** 2 + (2 * b - 1) ** 2) / 2
+        return len(label) * loss(voices[:, :2] @ [a, b], label) + 1.0 * ((2 * a - 1) ** 2 + (2 * b - 1) ** 2) / 2
 
     grid = np.linspace(0, 2, 201)
     values = np.array([[objective(a, b) for b in grid] for a in grid])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -46,6 +47,7 @@ class RunFolder:
         self.metrics = self.folder / "metrics.jsonl"
         self.visdom_log = self.folder / "visdom_log.jsonl"
         self.finished = self.folder / "finished.json"
+        self.shipped = self.folder / "shipped.json"  # marks weights that came with the toolkit
 
     def weights(self, which: str) -> Path:
         """The weights called ``latest``, ``best`` or an epoch number."""
@@ -68,19 +70,37 @@ class RunFolder:
                 remedy="train without --continue_train first, or check --name and --checkpoints_dir",
             )
         held = self._own_files() if self.folder.exists() else []
-        if held and not (overwrite or resume):
+        if held and not (overwrite or resume or self.shipped.is_file()):
+            go_on = "go on with it (--continue_train), " if self.state.is_file() else ""
             raise UserError(
                 f"{self.folder} already holds a run",
                 expected="an unused --name",
                 found=", ".join(sorted(path.name for path in held)[:4]),
-                remedy="go on with it (--continue_train), choose another --name, or replace it (--overwrite)",
+                remedy=f"{go_on}choose another --name, or replace it (--overwrite)",
             )
         make_folder(self.folder)
 
-    def clear(self) -> None:
-        """Remove what an earlier run of this name left, and nothing else."""
+    def begin(self) -> None:
+        """Make room for a new run: what an earlier one left is removed, what came with the toolkit is set aside.
+
+        Raises:
+            UserError: the folder cannot be renamed or made.
+        """
+        if self.shipped.is_file():
+            print(f"the weights that came with the toolkit are now at {self._set_aside()}", flush=True)
+            make_folder(self.folder)
         for path in self._own_files():
             path.unlink()
+
+    def _set_aside(self) -> Path:
+        """Rename the folder to the first free name, and return that."""
+        names = (f"{self.name}_shipped{number or ''}" for number in itertools.count())
+        aside = next(path for path in map(self.folder.with_name, names) if not path.exists())
+        try:
+            self.folder.rename(aside)
+        except OSError as error:
+            raise unwritable(self.folder, error) from None
+        return aside
 
     def weights_or_error(self, which: str) -> Path:
         """The path of saved weights.
