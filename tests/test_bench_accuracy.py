@@ -1,0 +1,129 @@
+"""The accuracy benchmark: what it trains, that it goes on where it stopped, and that its tables say what its rows say."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from scripts.accuracy_tables import Benchmark, read_runs, summary, write_tables
+from util.errors import UserError
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def bench(out, *more):
+    """Two folds of 40 synthetic smears, one epoch at 64 pixels."""
+    command = [sys.executable, "scripts/bench_accuracy.py", "--dataroot", "synthetic", "--synthetic_count", "40"]
+    command += [
+        "--out",
+        out,
+        "--seeds",
+        "0",
+        "--splits",
+        "group",
+        "--bench_folds",
+        "2",
+        "--views",
+        "1",
+        "--gpu_ids",
+        "-1",
+    ]
+    command += [
+        "--preset",
+        "small",
+        "--gpu_ids",
+        "-1",
+        "--loadSize",
+        "64",
+        "--fineSize",
+        "64",
+        "--niter",
+        "1",
+        "--niter_decay",
+        "0",
+    ]
+    return subprocess.run([*map(str, command), *more], cwd=REPOSITORY, capture_output=True, text=True)
+
+
+def test_it_trains_what_is_missing_tests_every_image_once_and_writes_tables(tmp_path):
+    first = bench(tmp_path, "--variants", "ours,colour", "--only_folds", "1")
+    assert first.returncode == 0, first.stderr
+    second = bench(tmp_path, "--variants", "ours,ShuffleNet,colour")
+    assert second.returncode == 0, second.stderr
+    assert "1/4 " in second.stdout  # the two rows of the first fold are there already
+    rows = read_runs(tmp_path / "runs.jsonl")
+    assert {(row["fold"], row["variant"]) for row in rows} == {
+        (fold, variant) for fold in (1, 2) for variant in ("ours", "ShuffleNet", "colour")
+    }
+    for variant in ("ours", "ShuffleNet", "colour"):
+        tested = [name for row in rows if row["variant"] == variant for name in row["images"]]
+        assert len(tested) == len(set(tested)) == 40
+    ours = next(row for row in rows if row["variant"] == "ours")
+    assert set(ours["logits"]) == {"as_is", "grey", "stain_normalised"}
+    assert np.array(ours["logits"]["grey"]).shape == (len(ours["images"]), 4)
+    assert ours["starts"]["tier1"].startswith("random weights")
+    assert "ours | Tier-II" in (tmp_path / "tables.md").read_text()
+    assert (tmp_path / "accuracy.svg").read_text().startswith("<?xml")
+
+
+def test_an_unknown_variant_is_named(tmp_path):
+    done = bench(tmp_path, "--variants", "ours,resnet")
+    assert done.returncode == 2 and "resnet" in done.stderr and "Traceback" not in done.stderr
+
+
+def made(variant, seed, skill, fold, heads=4):
+    rng = np.random.default_rng([seed, fold, len(variant)])
+    label = np.arange(30) % 2
+    logits = (label - 0.5)[:, None] * skill + rng.normal(0, 1, (30, heads))
+    return {
+        "split_by": "group",
+        "variant": variant,
+        "seed": seed,
+        "fold": fold,
+        "seconds": 1.0,
+        "labels": label.tolist(),
+        "groups": [f"{fold}-{index}" for index in range(30)],
+        "logits": {"as_is": logits.tolist()},
+    }
+
+
+def test_the_tables_hold_the_means_over_folds_and_seeds(tmp_path):
+    rows = [
+        made(v, seed, skill, fold) for v, skill in (("ours", 3), ("colour", 1)) for seed in (0, 1) for fold in (1, 2)
+    ]
+    write_tables(rows, tmp_path)
+    text = (tmp_path / "tables.md").read_text()
+
+    def mean(variant):
+        chosen = [row for row in rows if row["variant"] == variant]
+        return np.mean([roc_auc_score(r["labels"], np.array(r["logits"]["as_is"])[:, 3]) for r in chosen])
+
+    assert f"| ours | Global | as they are | 2, 2 | {mean('ours'):.3f} [" in text
+    assert f"| colour | its own | as they are | 2, 2 | {mean('colour'):.3f} [" in text
+    assert f"| colour | 2, 2 | {mean('ours') - mean('colour'):.3f} [" in text
+
+
+def test_only_folds_that_every_seed_has_are_compared():
+    rows = [made("ours", 0, 2, 1), made("ours", 0, 2, 2), made("ours", 1, 2, 1)]
+    assert Benchmark(rows).folds("group", "ours") == {1}
+
+
+def test_a_torn_last_row_is_left_out_and_another_is_an_error(tmp_path):
+    path = tmp_path / "runs.jsonl"
+    good = json.dumps(made("ours", 0, 2, 1))
+    path.write_text(f"{good}\n{good[:50]}")
+    assert len(read_runs(path)) == 1
+    assert path.read_text() == f"{good}\n"  # so that the next row begins a line of its own
+    path.write_text(f"{good[:50]}\n{good}\n")
+    with pytest.raises(UserError, match="line 1"):
+        read_runs(path)
+
+
+def test_one_line_on_a_row():
+    assert summary(made("ours", 0, 50, 3)) == "ours by group, fold 3, seed 0: AUROC 1.000, accuracy 1.000, 1 s"
