@@ -1,4 +1,4 @@
-"""The accuracy benchmark: what it trains, that it goes on where it stopped, and that its tables say what its rows say."""
+"""The accuracy benchmark: what it trains, that it goes on where it stopped, and tables that say what its rows say."""
 
 from __future__ import annotations
 

@@ -16,7 +16,6 @@ from data.synthetic_writer import write_dataset
 from util.errors import UserError
 from util.runlog import RunFolder
 
-
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
