@@ -154,6 +154,8 @@ def distil_starts(
         student = tiers[key].rgb
         title = f"distilling {names[pretrained[0]]} into {names[key]}"
         left = distil(student, teacher, (student.channels, source.channels), epochs, count, title)
-        changed[key] = f"distilled from {names[pretrained[0]]}'s features, {count} epochs (mean squared difference {left:.2f})"
+        changed[key] = (
+            f"distilled from {names[pretrained[0]]}'s features, {count} epochs (mean squared difference {left:.2f})"
+        )
     network.train(network.training)
     return {**starts, **changed}

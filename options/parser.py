@@ -27,6 +27,28 @@ FROM_RUN = (
     "chronic_below",
     "normal_from",
 )
+# What a run that goes on has in its state and its recorded split: another value could not take effect.
+BEGUN_WITH = (
+    "preset",
+    "fineSize",
+    "dropout",
+    "binary_stream",
+    "fusion",
+    "pretrained",
+    "distil_epochs",
+    "init_from",
+    "gates",
+    "ema",
+    "duplicates",
+    "split_file",
+    "split_from",
+    "split_by",
+    "block_size",
+    "val_fraction",
+    "test_fraction",
+    "folds",
+    "fold",
+)
 SAFE_CROP = 128  # from this fineSize on every feature map of one image has several pixels
 
 
@@ -161,13 +183,38 @@ def _check_training(options: Options) -> None:
         )
     if options.niter + options.niter_decay < 1:
         raise UserError("--niter and --niter_decay are both 0", expected="at least one epoch", remedy="set --niter")
-    if not 0 < options.val_fraction + options.test_fraction < 1:
+    held_out = options.val_fraction + options.test_fraction
+    if not 0 < held_out < 1:
         raise UserError(
-            "--val_fraction and --test_fraction leave nothing to train on",
+            f"--val_fraction and --test_fraction leave nothing to {'train' if held_out else 'validate'} on",
             expected="a sum above 0 and below 1",
             found=f"{options.val_fraction} + {options.test_fraction}",
-            remedy="lower them",
+            remedy="lower them" if held_out else "raise --val_fraction",
         )
+    if options.gates == "off" and options.stop_when_open:
+        raise UserError(
+            "--stop_when_open with --gates off would end the run before its first epoch",
+            expected="gates that can open",
+            found="--gates off --stop_when_open",
+            remedy="leave one of them out; --patience ends a run without gates early",
+        )
+
+
+def _check_continued(options: Options) -> None:
+    """Refuse to go on with a run under options that it was not begun with."""
+    saved = _saved_options(options.checkpoints_dir, options.name)
+    if not saved.is_file():
+        return
+    begun, defaults, values = load_options(saved), options.defaults(), options.values()
+    for name in BEGUN_WITH:
+        before, now = begun.get(name, defaults[name]), values[name]
+        if now != before:
+            raise UserError(
+                f"--continue_train cannot change --{name}",
+                expected=f"{_shown(before) or 'none'}, with which the run was begun ({saved})",
+                found=_shown(now) or "none",
+                remedy=f"leave --{name} out to go on, or begin another run (another --name)",
+            )
 
 
 def parse_options(command: str, argv: Sequence[str], *, prog: str, description: str) -> Options:
@@ -199,7 +246,14 @@ def parse_options(command: str, argv: Sequence[str], *, prog: str, description: 
     from_run = tuple(name for name in reloaded if name not in named) if command == "test" else ()
     options = Options(command=command, from_run=from_run, **values)
     _check(options)
+    if command == "train" and options.continue_train:
+        _check_continued(options)
     return options
+
+
+def _saved_options(checkpoints_dir: str, name: str) -> Path:
+    """Where a run keeps its options."""
+    return Path(checkpoints_dir) / name / "options.json"
 
 
 def _reloaded(command: str, given: argparse.Namespace) -> dict[str, Any]:
@@ -209,14 +263,13 @@ def _reloaded(command: str, given: argparse.Namespace) -> dict[str, Any]:
     if command == "train" and not given.continue_train:
         return {}
     defaults = {option.name: option.default for option in options_of(command)}
-    run = Path(given.checkpoints_dir or defaults["checkpoints_dir"]) / (given.name or defaults["name"])
-    saved = run / "options.json"
+    saved = _saved_options(given.checkpoints_dir or defaults["checkpoints_dir"], given.name or defaults["name"])
     if not saved.is_file():
-        if command == "train" and (run / "latest_state.safetensors").is_file():
+        if command == "train" and saved.with_name("latest_state.safetensors").is_file():
             raise UserError(
                 f"--continue_train: {saved} is missing",
                 expected="the options that the run was begun with beside its saved state",
-                found=f"latest_state.safetensors without them in {run}",
+                found=f"latest_state.safetensors without them in {saved.parent}",
                 remedy="put the file back, or name a copy of it by --config",
             )
         return {}  # no such run: the command itself says so

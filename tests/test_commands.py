@@ -507,11 +507,11 @@ def test_a_checkpoint_of_another_input_size(trained, smears, monkeypatch):
     assert "--fineSize 300 is not the input size" in text and "--fineSize 64" in text
 
 
-def test_continuing_with_another_architecture(trained, tmp_path, monkeypatch):
+def test_continuing_with_another_network(trained, tmp_path, monkeypatch):
     shutil.copytree(trained / "checkpoints", tmp_path / "checkpoints")
     before = (tmp_path / "checkpoints/SEG/latest_state.safetensors").read_bytes()
     line = "--name SEG --continue_train --gpu_ids -1 --dropout 0.5"
-    assert "another architecture" in refused("train", line, monkeypatch, tmp_path)
+    assert "--continue_train cannot change --dropout" in refused("train", line, monkeypatch, tmp_path)
     assert (tmp_path / "checkpoints/SEG/latest_state.safetensors").read_bytes() == before
 
 

@@ -15,14 +15,14 @@ import pytest
 import torch
 from safetensors.torch import save, save_file
 
-from models import pretrained
+from models import pretrained, published
 from models.network import TIER_KEYS, Architecture, ThreeTierDCFNet
-from models.pretrained import PUBLISHED, HubFile, PackageFile, Published, TorchFile, load_starts
+from models.pretrained import load_starts
+from models.published import PUBLISHED, HubFile, PackageFile, Published, TorchFile
 from util.checkpoint import save_checkpoint
 from util.errors import UserError
 
 DENSE, LITE0, SHUFFLE = PUBLISHED
-PACKAGE = LITE0.sources[1]
 
 
 class Host:
@@ -86,8 +86,8 @@ def host(monkeypatch):
 
 
 def use_shufflenet(monkeypatch, url):
-    source = TorchFile(SHUFFLE.sources[0].title, url)
-    monkeypatch.setattr(pretrained, "PUBLISHED", (DENSE, LITE0, Published(SHUFFLE.build, (source,))))
+    source = TorchFile(SHUFFLE.online.title, url)
+    monkeypatch.setattr(pretrained, "PUBLISHED", (DENSE, LITE0, Published(source)))
 
 
 def without_package(monkeypatch):
@@ -107,10 +107,13 @@ def unchanged(module, before):
     return all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
 
 
-def library_network(build):
+def library_network(name):
     """A library's network with nothing at its initial value, batch statistics included."""
+    import timm
+    import torchvision
+
     torch.manual_seed(5)
-    network = build()
+    network = torchvision.models.get_model(name) if "shuffle" in name else timm.create_model(name)
     for value in network.state_dict().values():
         if value.is_floating_point():
             value.copy_(torch.rand_like(value) * 0.1 + 0.5)
@@ -128,9 +131,9 @@ def torch_file(module):
 
 
 @pytest.fixture
-def published(host, monkeypatch):
+def downloads(host, monkeypatch):
     """Both downloads as a host offers them, made of the libraries' own networks."""
-    dense, shuffle = library_network(DENSE.build), library_network(SHUFFLE.build)
+    dense, shuffle = library_network("densenet121"), library_network("shufflenet_v2_x1_0")
     host.files["/timm/densenet121.ra_in1k/model.safetensors"] = save(dense.state_dict())
     name, content = torch_file(shuffle)
     host.files[f"/{name}"] = content
@@ -182,7 +185,7 @@ def test_the_filled_backbone_gives_timms_features_and_knows_a_cat():
 
 
 def test_a_damaged_package_is_refused(monkeypatch, tmp_path):
-    path = PACKAGE.local()
+    path = LITE0.package.local()
     damaged = tmp_path / path.name
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -195,8 +198,8 @@ def test_a_damaged_package_is_refused(monkeypatch, tmp_path):
 # downloads
 
 
-def test_downloads_fill_tiers_1_and_3_and_are_kept(published, host, capsys):
-    dense, shuffle = published
+def test_downloads_fill_tiers_1_and_3_and_are_kept(downloads, host, capsys):
+    dense, shuffle = downloads
     network = build()
     starts = load_starts(network, "imagenet", "", "runs")
     tiers = [tier.rgb.eval() for tier in network.tiers]
@@ -224,9 +227,9 @@ def test_downloads_fill_tiers_1_and_3_and_are_kept(published, host, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_tier_2_comes_from_the_hub_where_the_package_is_not_installed(published, host, monkeypatch):
+def test_tier_2_comes_from_the_hub_where_the_package_is_not_installed(downloads, host, monkeypatch):
     without_package(monkeypatch)
-    reference = library_network(LITE0.build)
+    reference = library_network("tf_efficientnet_lite0")
     host.files["/timm/tf_efficientnet_lite0.in1k/model.safetensors"] = save(reference.state_dict())
     network = build("lite")
     starts = load_starts(network, "auto", "", "runs")
@@ -235,7 +238,7 @@ def test_tier_2_comes_from_the_hub_where_the_package_is_not_installed(published,
     assert all(torch.equal(own[key], value) for key, value in reference.state_dict().items() if key in own)
 
 
-def test_a_download_of_another_hash_is_not_kept(published, host, tmp_path, capsys):
+def test_a_download_of_another_hash_is_not_kept(downloads, host, tmp_path, capsys):
     path = next(path for path in host.files if path.startswith("/shufflenet-"))
     host.files[path] = b"not those weights"
     starts = load_starts(build(), "auto", "", "runs")
@@ -250,8 +253,8 @@ def test_a_refusing_host_is_told_from_no_network(host, capsys):
     assert "404" in capsys.readouterr().out
 
 
-def test_weights_that_do_not_fit_are_named(published, host):
-    dense, _ = published
+def test_weights_that_do_not_fit_are_named(downloads, host):
+    dense, _ = downloads
     weights = dense.state_dict()
     weights["features.conv1.weight"] = weights.pop("features.conv0.weight")
     host.files["/timm/densenet121.ra_in1k/model.safetensors"] = save(weights)
@@ -259,8 +262,8 @@ def test_weights_that_do_not_fit_are_named(published, host):
         load_starts(build(), "auto", "", "runs")
 
 
-def test_weights_without_counters_of_batches_are_whole(published, host):
-    dense, _ = published
+def test_weights_without_counters_of_batches_are_whole(downloads, host):
+    dense, _ = downloads
     weights = {key: value for key, value in dense.state_dict().items() if not key.endswith("num_batches_tracked")}
     host.files["/timm/densenet121.ra_in1k/model.safetensors"] = save(weights)
     network = build()
@@ -281,7 +284,7 @@ def test_a_cached_pickle_runs_no_code(monkeypatch, tmp_path):
     assert not ran.exists()
 
 
-def test_a_truncated_file_in_the_hubs_cache_is_named(published, host, tmp_path):
+def test_a_truncated_file_in_the_hubs_cache_is_named(downloads, host, tmp_path):
     load_starts(build(), "auto", "", "runs")
     path = next((tmp_path / "hub").rglob("model.safetensors"))
     path.write_bytes(path.read_bytes()[:5000])
@@ -325,9 +328,9 @@ def test_a_refused_connection_is_no_network(capsys):
 
 
 def test_a_silent_proxy_holds_nothing_up(monkeypatch, capsys):
-    first = Published(DENSE.build, (TorchFile("weights", "https://weights.invalid/densenet-00000000.pth"),))
+    first = Published(TorchFile("weights", "https://weights.invalid/densenet-00000000.pth"))
     monkeypatch.setattr(pretrained, "PUBLISHED", (first, LITE0, SHUFFLE))
-    monkeypatch.setattr(pretrained, "REACH_SECONDS", 0.3)
+    monkeypatch.setattr(published, "REACH_SECONDS", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and never answers
         silent.settimeout(1)
         monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{silent.getsockname()[1]}")
@@ -336,14 +339,14 @@ def test_a_silent_proxy_holds_nothing_up(monkeypatch, capsys):
         starts = load_starts(build(), "auto", "", "runs")
         assert time.monotonic() - begun < 3
         silent.accept()
-    assert starts["tier1"] == starts["tier3"].replace(SHUFFLE.sources[0].title, "weights")
+    assert starts["tier1"] == starts["tier3"].replace(SHUFFLE.online.title, "weights")
     assert starts["tier1"].startswith("random weights (no network; ")
     assert len(capsys.readouterr().out.splitlines()) == 1
 
 
 def test_a_slow_name_look_up_is_cut_off(monkeypatch, capsys):
     monkeypatch.setattr(HubFile, "reach", lambda self: time.sleep(20))
-    monkeypatch.setattr(pretrained, "REACH_SECONDS", 0.2)
+    monkeypatch.setattr(published, "REACH_SECONDS", 0.2)
     begun = time.monotonic()
     load_starts(build(), "auto", "", "runs")
     assert time.monotonic() - begun < 3
@@ -351,7 +354,7 @@ def test_a_slow_name_look_up_is_cut_off(monkeypatch, capsys):
 
 
 def test_the_try_is_short():
-    assert 3 <= pretrained.REACH_SECONDS <= 5
+    assert 3 <= published.REACH_SECONDS <= 5
 
 
 def test_offline_by_the_hubs_own_switch_asks_nobody(asked, monkeypatch, capsys):
@@ -453,6 +456,14 @@ def test_another_run_gives_all_its_weights(run, by_name, asked, capsys):
     assert not asked and capsys.readouterr().out == ""
 
 
+def test_of_a_run_without_best_weights_the_latest_are_taken(run, asked):
+    trained, path, runs = run
+    latest = path.rename(path.with_name("latest_net_3TDCFNet.safetensors"))
+    network = build("small")
+    assert str(latest) in load_starts(network, "auto", "EARLIER", runs)["tier1"]
+    assert unchanged(network, trained.state_dict())
+
+
 def test_a_run_made_by_the_toolkit_itself_can_be_started_from(tmp_path, run):
     """The content that the session writes has what is read here."""
     from models.saved import CONTENT
@@ -541,7 +552,7 @@ def wrong_nan(path, network):
 
 
 def wrong_missing(path, network):
-    path.rename(path.with_name("latest_net_3TDCFNet.safetensors"))
+    path.rename(path.with_name("9_net_3TDCFNet.safetensors"))
 
 
 WRONG = [
@@ -557,7 +568,7 @@ WRONG = [
     (wrong_layout, "another layout.*first tiers.2.rgb.conv5.0.weight"),
     (wrong_shape, "another layout.*1 of them missing or of another shape, first tiers.0.rgb.features.conv0.weight"),
     (wrong_nan, "NaN or infinity in 1 tensors, first tiers.1.rgb.bn1.bias"),
-    (wrong_missing, "no weights at .*best_net_3TDCFNet.*found: +latest_net_3TDCFNet.safetensors"),
+    (wrong_missing, "no weights at .*best_net_3TDCFNet.*found: +9_net_3TDCFNet.safetensors"),
 ]
 
 

@@ -268,7 +268,7 @@ def test_evaluation_counts_by_hand():
 def test_a_loss_that_is_not_finite_is_named():
     trainer, batches = make_trainer(), Batches()
     batches.rgb[0] = math.nan
-    with pytest.raises(FloatingPointError, match=r"epoch 1: loss_cls.* is not finite"):
+    with pytest.raises(FloatingPointError, match=r"loss_cls.* is not finite"):
         trainer.train_epoch(batches, 0)
 
 
@@ -360,9 +360,9 @@ def test_a_verdict_that_is_not_finite_is_not_saved(tmp_path):
     before = {path.name: path.read_bytes() for path in one.folder.folder.iterdir()}
     bad = Batches()
     bad.rgb[0] = math.nan
-    with pytest.raises(UserError, match="training diverged in epoch 2: a verdict") as error:
+    with pytest.raises(UserError, match="(?s)diverged in epoch 2.*a verdict") as error:
         one.run_epoch(1, Batches(), bad)
-    assert "--continue_train with a lower --lr" in str(error.value)
+    assert "--continue_train with a --lr below" in str(error.value)
     assert {path.name: path.read_bytes() for path in one.folder.folder.iterdir()} == before
 
 

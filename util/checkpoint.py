@@ -16,6 +16,7 @@ from util.files import atomic_write
 FORMAT = "3TDCFNet"
 FORMAT_VERSION = 1
 _TENSOR = "__tensor__"
+_PICKLE = "a pickle (.pth), which may hold code and is not opened"
 
 
 def flatten(value: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
@@ -67,14 +68,14 @@ def load_checkpoint(path: Path) -> Any:
     """Read what ``save_checkpoint`` wrote; tensors arrive on the CPU.
 
     Raises:
-        UserError: the file is missing, cut short, not safetensors, or not of this project.
+        UserError: the file is missing, cut short, a pickle or otherwise not safetensors, or not of this project.
     """
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}", remedy="train first, or check --name and --checkpoints_dir")
     expected = "a safetensors file written by 3TDCFNet_train.py"
-    remedy = "use another checkpoint (--which_epoch best), or train again"
+    remedy = "use another checkpoint, or train again"
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}
@@ -84,7 +85,18 @@ def load_checkpoint(path: Path) -> Any:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         return unflatten(json.loads(metadata["content"]), tensors)
     except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
-        raise UserError(f"{path} cannot be read", expected=expected, found=str(error), remedy=remedy) from None
+        found = _PICKLE if _looks_pickled(path) else f"a file that is damaged or something else ({error})"
+        raise UserError(f"{path} cannot be read", expected=expected, found=found, remedy=remedy) from None
+
+
+def _looks_pickled(path: Path) -> bool:
+    """Whether a file that is no safetensors file begins as torch.save's or pickle's do."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+    except OSError:
+        return False
+    return start == b"PK\x03\x04" or (start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"))
 
 
 def _check_version(path: Path, metadata: Mapping[str, str]) -> None:

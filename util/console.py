@@ -44,8 +44,8 @@ def epoch_line(record: Mapping[str, Any], epochs: int) -> str:
 def gate_line(row: Mapping[str, Any]) -> str:
     """One gate decision and why."""
     decision, reason, tier = str(row["decision"]), str(row["reason"]), ROMAN[f"tier{row['tier']}"]
-    passed_before = decision == "stay" and reason.startswith("its gate ")
-    return f"    gate {tier}: {reason}" if passed_before else f"    gate {tier} {_DECISIONS[decision]}: {reason}"
+    none_is_asked = decision == "stay" and reason.startswith(("its gate ", "no gate "))
+    return f"    gate {tier}: {reason}" if none_is_asked else f"    gate {tier} {_DECISIONS[decision]}: {reason}"
 
 
 @contextlib.contextmanager
