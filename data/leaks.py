@@ -221,6 +221,14 @@ def read_fingerprints(path: Path, split_digest: str) -> Learned | None:
     return Learned(names, prints.astype(np.uint8, copy=False))
 
 
+def learned_by_all(own: Learned, earlier: Learned | None, run: str) -> Learned:
+    """What a run learns from itself and what the run that it started from had learned from, under that run's name."""
+    if earlier is None:
+        return own
+    names = [name if name.startswith(f"{run}: ") else f"{run}: {name}" for name in earlier.names]
+    return Learned([*own.names, *names], np.concatenate([own.fingerprints, earlier.fingerprints]))
+
+
 def learned_before(
     learned: Learned, names: Sequence[str], fingerprints: npt.NDArray[np.uint8], progress: bool = True
 ) -> list[tuple[str, str, float]]:

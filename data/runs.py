@@ -32,6 +32,7 @@ from data.leaks import (
     Learned,
     find_leaks,
     learned_before,
+    learned_by_all,
     near_words,
     open_leaks,
     read_fingerprints,
@@ -43,6 +44,7 @@ from data.split_file import leak_error
 from data.splits import SplitRow, read_split, rows_digest, write_split
 from data.stain import STAIN, Restained, StainReference, grey_scaled, read_stain, write_stain
 from util.errors import UserError
+from util.runlog import weights_file
 
 
 @dataclass(frozen=True)
@@ -126,9 +128,10 @@ def load_training_data(options: Any, device: torch.device, split_path: Path) -> 
         leaks=options.leaks,
         continued=options.continue_train,
     )
-    facts = describe_split(dataset, rows)
-    print_data(facts)
     parts = sides(dataset, rows)
+    earlier = _learned_by_start(options, split_path)
+    facts = describe_split(dataset, rows, _leaks_of_start(dataset, parts["test"], earlier, options))
+    print_data(facts)
     _check_sides(parts)
     smears = _decoded(dataset, parts["train"].records + parts["val"].records)
     count = len(parts["train"].records)
@@ -138,8 +141,54 @@ def load_training_data(options: Any, device: torch.device, split_path: Path) -> 
     val = BatchLoader(
         smears, range(count, len(smears)), crop_size=options.loadSize, augment=None, shuffle=False, **common
     )
-    learned, colours, stain = _learned(dataset, rows), ColourRecord.of(smears, count), StainReference.of(smears, count)
+    learned = learned_by_all(_learned(dataset, rows), earlier, options.init_from)
+    colours, stain = ColourRecord.of(smears, count), StainReference.of(smears, count)
     return TrainingData(smears, train, val, rows, facts, learned, colours, stain)
+
+
+def _learned_by_start(options: Any, split_path: Path) -> Learned | None:
+    """What the run that --init_from names has learned from; None without one, or where it kept no record of that.
+
+    A run that goes on has that in its own record: the weights that it started from may be gone.
+    """
+    if not options.init_from:
+        return None
+    if options.continue_train:
+        rows = read_split(split_path)
+        learned = read_fingerprints(split_path.with_name(FINGERPRINTS), rows_digest(rows))
+        return _parted_by_run(learned, {row.image for row in rows})[1] if learned else None
+    theirs = weights_file(options.init_from, options.checkpoints_dir).with_name("split.csv")
+    if not theirs.is_file():
+        return None
+    return read_fingerprints(theirs.with_name(FINGERPRINTS), rows_digest(read_split(theirs)))
+
+
+def _leaks_of_start(dataset: Dataset, tested: Side, earlier: Learned | None, options: Any) -> LeaksFound | None:
+    """Look for test images among what the weights that the run starts from have learned; stop or tell, as --leaks says.
+
+    None where the run starts from no other.
+    """
+    if not options.init_from or dataset.fingerprints is None:
+        return None
+    if earlier is None:
+        print(
+            f"warning: --init_from {options.init_from} kept no record of what it has learned from (split.csv and "
+            f"{FINGERPRINTS} beside the weights): whether it knows the test images cannot be told",
+            file=sys.stderr,
+        )
+        return LeaksFound([], searched=False)
+    names = {record.name for record in tested.records}
+    asked = [index for index, record in enumerate(dataset.records) if record.name in names]
+    known = learned_before(earlier, [dataset.records[index].name for index in asked], dataset.fingerprints[asked])
+    words = [f"{a!r} in test, {b!r} learned by {options.init_from}: {near_words(value)}" for a, b, value in known]
+    if known and options.leaks == "stop":
+        raise UserError(
+            f"--init_from {options.init_from} has learned from images of this run's test side, or from near duplicates",
+            expected="a start that has seen no test image",
+            found=f"{len(known)} pairs, first {words[0]}",
+            remedy="use the split of that run (--split_file), other weights, or --leaks report to go on and say so",
+        )
+    return LeaksFound(words, searched=True)
 
 
 def _decoded(dataset: Dataset, records: Sequence[SmearRecord]) -> DecodedSmears:
@@ -333,9 +382,13 @@ def _leaks_at_test(
     names = {record.name for record in tested.records} if tested else set()
     pairs = enumerate(zip((record.name for record in dataset.records), dataset.digests, strict=True))
     asked = [index for index, pair in pairs if pair[0] in names and pair not in recorded]
-    known = learned_before(learned, [dataset.records[index].name for index in asked], dataset.fingerprints[asked])
     side_of = {row.image: row.split for row in rows}
-    known_words = [f"{a!r} in test, {b!r} in {side_of[b]}: {near_words(value)}" for a, b, value in known]
+    own, before = _parted_by_run(learned, set(side_of))
+    known = learned_before(own, [dataset.records[index].name for index in asked], dataset.fingerprints[asked])
+    every = [index for index, record in enumerate(dataset.records) if record.name in names]
+    known += learned_before(before, [dataset.records[index].name for index in every], dataset.fingerprints[every])
+    where = {name: side_of.get(name, "the run that it started from") for name in learned.names}
+    known_words = [f"{a!r} in test, {b!r} in {where[b]}: {near_words(value)}" for a, b, value in known]
     if known and leaks == "stop":
         raise UserError(
             f"{dataset.root}: images to be tested are near duplicates of images that the run has learned from",
@@ -344,6 +397,16 @@ def _leaks_at_test(
             remedy="leave them out of the test, or go on and have the report say so (--leaks report)",
         )
     return LeaksFound([*words, *known_words], searched=True)
+
+
+def _parted_by_run(learned: Learned, own: set[str]) -> tuple[Learned, Learned]:
+    """What a run has learned from itself, and what the run that it started from had."""
+    mine = np.array([name in own for name in learned.names], dtype=bool)
+    parts = []
+    for chosen in (mine, ~mine):
+        names = [name for name, taken in zip(learned.names, chosen, strict=True) if taken]
+        parts.append(Learned(names, learned.fingerprints[chosen]))
+    return parts[0], parts[1]
 
 
 def _check_digest(rows: Sequence[SplitRow], split_path: Path, split_digest: str | None) -> None:

@@ -28,18 +28,21 @@ class WeightAverage:
         """Remember which tensors belong together: those that are averaged, and counts, which are copied."""
         own = self.network.state_dict()
         both = [(own[key], value) for key, value in network.state_dict().items()]
-        self._averaged = [(mine, theirs) for mine, theirs in both if mine.is_floating_point()]
-        self._copied = [(mine, theirs) for mine, theirs in both if not mine.is_floating_point()]
+        floats = [pair for pair in both if pair[0].is_floating_point()]
+        counts = [pair for pair in both if not pair[0].is_floating_point()]
+        self._averaged = [mine for mine, _ in floats], [theirs for _, theirs in floats]
+        self._copied = [mine for mine, _ in counts], [theirs for _, theirs in counts]
 
     @torch.no_grad()
     def update(self) -> None:
         """Take one step's weights in; nothing waits for the device."""
         self.steps += 1
         kept = min(self.decay, self.steps / (WARM_UP + self.steps))
-        mine, theirs = zip(*self._averaged, strict=True)
+        mine, theirs = self._averaged
         torch._foreach_lerp_(mine, theirs, 1.0 - kept)
-        for count, current in self._copied:
-            count.copy_(current)
+        counts, current = self._copied
+        if counts:
+            torch._foreach_copy_(counts, current)
 
     def state(self) -> dict[str, Any]:
         """What is needed to go on."""

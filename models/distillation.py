@@ -7,6 +7,7 @@ started from ImageNet weights. The projections are thrown away.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from typing import cast
 
@@ -23,6 +24,7 @@ PRETRAINED = "ImageNet weights"  # how ``models.pretrained`` begins what it says
 RANDOM = "random weights"
 LEARNING_RATE = 2e-3
 WEIGHT_DECAY = 0.02
+MEASURED_BATCHES = 8  # enough for means and deviations
 LEAST_DEVIATION = 0.5  # of the channels' mean one: a channel that hardly varies tells little and is not blown up
 
 
@@ -48,12 +50,15 @@ class Teacher:
         self._measure(batches)
 
     def _measure(self, batches: Iterable[SmearBatch]) -> None:
-        seen = [self._features(batch.rgb) for batch, _ in zip(batches, range(8), strict=False)]
-        for scale in zip(*seen, strict=True):
-            pixels = torch.cat([features.flatten(2).transpose(0, 1).flatten(1) for features in scale], dim=1)
-            mean, deviation = pixels.mean(dim=1), pixels.std(dim=1)
+        sums: list[Tensor] = []  # for each stride (3, channels): of 1, of the features, and of their squares
+        for batch in itertools.islice(batches, MEASURED_BATCHES):
+            added = [_sums(features) for features in self._features(batch.rgb)]
+            sums = [before + now for before, now in zip(sums, added, strict=True)] if sums else added
+        for count, total, squares in sums:
+            mean = total / count
+            deviation = (squares / count - mean**2).clamp(min=0).sqrt()
             deviation = deviation.clamp(min=float(LEAST_DEVIATION * deviation.mean()))
-            self.moments.append((mean.view(1, -1, 1, 1), deviation.view(1, -1, 1, 1)))
+            self.moments.append((mean.float().view(1, -1, 1, 1), deviation.float().view(1, -1, 1, 1)))
 
     @torch.no_grad()
     def _features(self, rgb: Tensor) -> list[Tensor]:
@@ -63,6 +68,13 @@ class Teacher:
     def __call__(self, rgb: Tensor) -> list[Tensor]:
         """Standardised features of smears (B, 3, H, W) at strides 4, 8, 16 and 32."""
         return [(f - mean) / deviation for f, (mean, deviation) in zip(self._features(rgb), self.moments, strict=True)]
+
+
+def _sums(features: Tensor) -> Tensor:
+    """(3, C) float64: how many pixels features (B, C, H, W) have, their sums and those of their squares, by channel."""
+    pixels = features.double()
+    total, squares = pixels.sum(dim=(0, 2, 3)), pixels.square().sum(dim=(0, 2, 3))
+    return torch.stack([torch.full_like(total, features[:, 0].numel()), total, squares])
 
 
 def distil(
@@ -143,7 +155,10 @@ def distil_starts(
     """
     pretrained = [key for key in TIER_KEYS if starts[key].startswith(PRETRAINED)]
     random = [key for key in TIER_KEYS if starts[key].startswith(RANDOM)]
-    if not pretrained or not random or not count:
+    if not count:
+        return dict(starts)
+    if not pretrained or not random:
+        print("nothing to distil: no tier has ImageNet weights" if random else "nothing to distil: no tier is random")
         return dict(starts)
     tiers = {key: cast(Tier, network.tiers[index]) for index, key in enumerate(TIER_KEYS)}
     names = dict(zip(TIER_KEYS, TIER_NAMES, strict=True))

@@ -12,7 +12,7 @@ from models.averaging import WeightAverage
 from models.backbones import DenseNetPyramid, EfficientNetPyramid, ShuffleNetPyramid
 from models.inference import SmearBatch, precision
 from models.losses import verdict_loss
-from models.network import HEADS, IMAGENET_MEAN, IMAGENET_STD, Architecture, NetworkOutput
+from models.network import HEADS, IMAGENET_MEAN, IMAGENET_STD, Architecture, NetworkOutput, in_full_precision
 from models.trainer import LARGEST_GRADIENT, TrainerSettings, learning_rate_factor
 
 Backbone = DenseNetPyramid | EfficientNetPyramid | ShuffleNetPyramid
@@ -42,7 +42,7 @@ class LoneBackbone(nn.Module):
     def forward(self, rgb: Tensor, given_mask: Tensor, see_given: Tensor) -> NetworkOutput:
         """Judge smears (B, 3, H, W) in [0, 1]; the masks do not count."""
         features = self.rgb((rgb - self.mean) / self.std)[-1].mean(dim=(2, 3))
-        logits = self.head(self.dropout(features)).float().expand(-1, HEADS)
+        logits = in_full_precision(self.head, self.dropout(features)).unsqueeze(1).expand(-1, HEADS)
         return NetworkOutput(logits, logits, torch.zeros_like(given_mask), [])
 
     def verdicts(self, voices: Tensor) -> Tensor:
@@ -54,6 +54,7 @@ def train_lone(
     network: LoneBackbone,
     batches: Callable[[int], Iterable[SmearBatch]],
     settings: TrainerSettings,
+    class_weights: Tensor,
     device: torch.device,
 ) -> LoneBackbone:
     """Train a lone backbone with the optimiser, schedule, loss and averaging of the three-tier network.
@@ -62,6 +63,7 @@ def train_lone(
         network: moved to the device here.
         batches: gives an epoch's (0-based) batches.
         settings: of the schedule and the loss.
+        class_weights: (2,) of a Healthy and of an Anemic image in the loss.
         device: CPU or one GPU.
 
     Returns:
@@ -75,6 +77,7 @@ def train_lone(
         lr=settings.lr,
         fused=device.type == "cuda",
     )
+    weights = class_weights.to(device)
     average = WeightAverage(network, settings.ema) if settings.ema > 0 else None
     for epoch in range(settings.epochs):
         warm = min(1.0, (epoch + 1) / (settings.warmup + 1))
@@ -84,8 +87,11 @@ def train_lone(
         for batch in batches(epoch):
             with precision(device):
                 output = network(batch.rgb, batch.mask, batch.has_mask)
-            known = (batch.label >= 0).float()
-            loss = verdict_loss(output.logits[:, :1], batch.label, known, smoothing=settings.label_smoothing)
+            weight = weights[batch.label.clamp(min=0)] * (batch.label >= 0)
+            # As heavy as in the three-tier network, so that the clip below means the same.
+            loss = settings.lambda_class * verdict_loss(
+                output.logits[:, :1], batch.label, weight, smoothing=settings.label_smoothing
+            )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(network.parameters(), LARGEST_GRADIENT)

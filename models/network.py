@@ -104,6 +104,12 @@ class TierOutput:
         return functional.interpolate(self.fused, size=self.size, mode="bilinear", align_corners=False)
 
 
+def in_full_precision(head: nn.Linear, features: Tensor) -> Tensor:
+    """Logits (B,) of features (B, C) in float32, also under autocast: eight bits would make ties of near verdicts."""
+    with torch.autocast(features.device.type, enabled=False):
+        return head(features.float()).squeeze(1)
+
+
 class Tier(nn.Module):
     """One tier: the RGB stream's backbone, the binary stream's, their fusion into one map, and a head."""
 
@@ -138,7 +144,7 @@ class Tier(nn.Module):
         fused = self.smooth(merged)
         pooled = fused.mean(dim=(2, 3))
         features = torch.cat([pyramid[-1].mean(dim=(2, 3)), pooled], dim=1)
-        return TierOutput(fused, self.size, pooled, self.head(self.dropout(features)).squeeze(1))
+        return TierOutput(fused, self.size, pooled, in_full_precision(self.head, self.dropout(features)))
 
     def _outlines(self, pyramid: list[Tensor], merged: Tensor) -> Tensor:
         """The binary stream's features at the size and with the channels of the RGB stream's."""
@@ -293,8 +299,8 @@ class ThreeTierDCFNet(nn.Module):
             return torch.stack([*voices, silent], dim=1).float()
         closed = [outputs[0].pooled.new_zeros(len(silent), c) for c in TIER_CHANNELS[len(outputs) :]]
         pooled = [output.pooled if self.learns_end_to_end else output.pooled.detach() for output in outputs]
-        fused = self.fusion_head(self.fusion_dropout(torch.cat([*pooled, *closed], dim=1)))
-        return torch.stack([*voices, fused.squeeze(1)], dim=1).float()
+        fused = in_full_precision(self.fusion_head, self.fusion_dropout(torch.cat([*pooled, *closed], dim=1)))
+        return torch.stack([*voices, fused], dim=1).float()
 
     def verdicts(self, voices: Tensor) -> Tensor:
         """(B, 4) logits of Tier-I, II, III and Global from the voices (B, 4)."""

@@ -21,7 +21,9 @@ from models.published import PUBLISHED, Fetched, Online, Published, fetch, host_
 from util.checkpoint import load_checkpoint
 from util.console import ROMAN
 from util.errors import UserError
-from util.runlog import BEST, LATEST, RunFolder
+from util.runlog import weights_file
+
+VOICES = "weights"  # of the voices in the verdicts: fitted on another run's validation images, so not taken over
 
 
 def _shapes(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
@@ -121,30 +123,6 @@ def _published_starts(network: ThreeTierDCFNet, *, required: bool) -> dict[str, 
     return starts
 
 
-def _weights_file(init_from: str, checkpoints_dir: str) -> Path:
-    """The file that --init_from names, by its path or by a run's name.
-
-    Raises:
-        UserError: there is none.
-    """
-    path = Path(init_from)
-    run = RunFolder(checkpoints_dir, init_from)
-    try:
-        if not path.is_file() and path.name == init_from:
-            path = next((p for p in map(run.weights, (BEST, LATEST)) if p.is_file()), run.weights(BEST))
-        if path.is_file():
-            return path
-        found = "a folder" if path.is_dir() else ", ".join(sorted(other.name for other in path.parent.glob("*_net_*")))
-    except OSError as error:
-        found = error.strerror or str(error)
-    raise UserError(
-        f"--init_from {init_from}: no weights at {path}",
-        expected="a weights file of this toolkit, or the name of a run under --checkpoints_dir",
-        found=found or "nothing there",
-        remedy="check the path, the name and --checkpoints_dir, or name the file itself",
-    )
-
-
 def _read_run(path: Path) -> dict[str, Any]:
     """What a run saved with its weights.
 
@@ -181,7 +159,7 @@ def _matching(network: ThreeTierDCFNet, stored: Mapping[str, Any], path: Path) -
             found=f"--preset {theirs}",
             remedy=f"use --preset {theirs} here too, or other weights",
         )
-    own = network.state_dict()
+    own = {key: value for key, value in network.state_dict().items() if key != VOICES}
     weights = {key: value for key, value in stored["network"].items() if isinstance(value, Tensor) and key in own}
     weights = {key: value for key, value in weights.items() if value.shape == own[key].shape}
     backbones = [key for key in own if re.match(r"tiers\.\d\.rgb\.", key)]
@@ -201,7 +179,7 @@ def _run_starts(network: ThreeTierDCFNet, path: Path) -> dict[str, str]:
     weights = _matching(network, stored, path)
     _check_finite(weights, path)
     network.load_state_dict(weights, strict=False)
-    left = [key for key in network.state_dict() if key not in weights]
+    left = [key for key in network.state_dict() if key not in weights and key != VOICES]
     if left:
         names = ", ".join(left[:4]) + (", ..." if len(left) > 4 else "")
         print(f"--init_from {path}: {len(weights)} tensors taken, {len(left)} not in it or of another shape: {names}")
@@ -229,7 +207,7 @@ def load_starts(network: ThreeTierDCFNet, pretrained: str, init_from: str, check
         UserError: what was asked for cannot be had; a file is damaged, of another layout or preset, or a pickle.
     """
     if init_from:
-        return _run_starts(network, _weights_file(init_from, checkpoints_dir))
+        return _run_starts(network, weights_file(init_from, checkpoints_dir))
     if pretrained == "none":
         return dict.fromkeys(TIER_KEYS, "random weights (--pretrained none)")
     return _published_starts(network, required=pretrained == "imagenet")

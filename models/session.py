@@ -215,6 +215,7 @@ class TrainingSession:
         return {
             "loss": evaluation.loss,
             "accuracy": {head: evaluation.accuracy(head) for head in heads},
+            "own_accuracy": {tier: evaluation.own_accuracy(tier) for tier in heads[:-1]},
             "auroc": {head: evaluation.auroc(head) for head in heads},
             "dice": evaluation.dice,
         }
@@ -223,8 +224,8 @@ class TrainingSession:
         head = TIER_KEYS[self.gate.tier - 1]
         decision = self.gate.decide(
             epoch,
-            record["train"]["accuracy"][head],
-            record["val"]["accuracy"][head],
+            record["train"]["own_accuracy"][head],
+            record["val"]["own_accuracy"][head],
             last_epoch=epoch == self.trainer.settings.epochs,
         )
         self.stopped = decision.decision == STOP

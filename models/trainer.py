@@ -82,9 +82,15 @@ class Evaluation:
 
     def accuracy(self, head: str) -> float:
         """Share of right verdicts of a head over known labels; NaN where there is none."""
+        return self._share_right(self.logits[:, HEAD_KEYS.index(head)])
+
+    def own_accuracy(self, tier: str) -> float:
+        """The same of what a tier says by itself, without the tiers before it."""
+        return self._share_right(self.voices[:, TIER_KEYS.index(tier)])
+
+    def _share_right(self, logit: np.ndarray) -> float:
         known = self.label >= 0
-        verdict = self.logits[known, HEAD_KEYS.index(head)] > 0
-        return float((verdict == self.label[known]).mean()) if known.any() else math.nan
+        return float(((logit[known] > 0) == self.label[known]).mean()) if known.any() else math.nan
 
     def auroc(self, head: str) -> float | None:
         """Area under the ROC curve of a head; None unless both classes are there."""
@@ -103,6 +109,7 @@ class EpochTotals:
         self.losses = torch.zeros(len(LOSS_KEYS), device=device, dtype=torch.float64)
         self.loss_weights = torch.zeros(len(LOSS_KEYS), device=device, dtype=torch.float64)
         self.right = torch.zeros(len(HEAD_KEYS), device=device, dtype=torch.float64)
+        self.voices_right = torch.zeros(len(HEAD_KEYS), device=device, dtype=torch.float64)
         self.known = torch.zeros((), device=device, dtype=torch.float64)
         self.shared = torch.zeros((), device=device, dtype=torch.float64)
         self.areas = torch.zeros((), device=device, dtype=torch.float64)
@@ -117,7 +124,9 @@ class EpochTotals:
         weights = torch.stack([known.sum().double(), *[paired] * (len(LOSS_KEYS) - 1)])
         self.losses += torch.stack([loss.detach().double() for loss in losses]) * weights
         self.loss_weights += weights
-        self.right += ((output.logits.detach() > 0) == (batch.label > 0).unsqueeze(1)).logical_and(known).sum(dim=0)
+        anemic = (batch.label > 0).unsqueeze(1)
+        self.right += ((output.logits.detach() > 0) == anemic).logical_and(known).sum(dim=0)
+        self.voices_right += ((output.voices.detach() > 0) == anemic).logical_and(known).sum(dim=0)
         self.known += known.sum()
         predicted = (output.mask_logit.detach() > 0).logical_and(batch.has_mask.view(-1, 1, 1, 1))
         true = batch.mask.bool().logical_and(batch.has_mask.view(-1, 1, 1, 1))
@@ -127,12 +136,13 @@ class EpochTotals:
     def report(self, open_tiers: int) -> dict[str, Any]:
         """The epoch's means; heads that are not open yet are left out."""
         losses = (self.losses / self.loss_weights.clamp(min=1)).tolist()
-        right = (self.right / self.known).tolist()
+        right, voices_right = ((count / self.known).tolist() for count in (self.right, self.voices_right))
         heads = (*TIER_KEYS[:open_tiers], "global")
         accuracy = {head: right[HEAD_KEYS.index(head)] for head in heads}
+        own = dict(zip(TIER_KEYS[:open_tiers], voices_right, strict=False))
         areas = float(self.areas)
         dice = 2 * float(self.shared) / areas if areas else None
-        return {**dict(zip(LOSS_KEYS, losses, strict=True)), "accuracy": accuracy, "dice": dice}
+        return {**dict(zip(LOSS_KEYS, losses, strict=True)), "accuracy": accuracy, "own_accuracy": own, "dice": dice}
 
 
 @dataclass
@@ -204,7 +214,7 @@ class Trainer:
         if settings.gates == "off":
             network.open(TIERS)
         self.average = WeightAverage(self.network, settings.ema) if settings.ema > 0 else None
-        self.class_weights = _class_weights(settings.class_weights, class_counts).to(device)
+        self.class_weights = class_weights(settings.class_weights, class_counts).to(device)
         self.adversarial = AdversarialLoss(settings.gan_mode) if self._judges_masks() else None
         width = PRESETS[network.architecture.preset].discriminator_width
         self.discriminator = PatchDiscriminator(width).to(device).to(memory_format=torch.channels_last)
@@ -319,7 +329,8 @@ class Trainer:
         self.optimizer.step()
         if self.average is not None:
             self.average.update()
-        totals.add([*losses, discriminator_loss], output, batch)
+        shown = losses[0] / len(self.network.learning_voices)  # by voice, so that it does not rise as tiers open
+        totals.add([shown, *losses[1:], discriminator_loss], output, batch)
 
     def _pairs(self, batch: SmearBatch) -> Tensor | slice:
         """Which images of a batch have a true mask."""
@@ -331,8 +342,9 @@ class Trainer:
         self, output: NetworkOutput, batch: SmearBatch, rgb: Tensor, true: Tensor, probability: Tensor, judged: bool
     ) -> list[Tensor]:
         """Verdict, L1, overlap and adversarial terms, unweighted."""
+        learning = [output.voices[:, voice] for voice in self.network.learning_voices]  # a list as index would wait
         verdict = verdict_loss(
-            output.voices[:, self.network.learning_voices],
+            torch.stack(learning, dim=1),
             batch.label,
             self._say_in_verdict(batch.label),
             smoothing=self.settings.label_smoothing,
@@ -435,6 +447,8 @@ class Trainer:
         """Let the network train its ``tier``-th tier (1 to 3) from ``epoch`` (0-based) on."""
         if self.opened_in[tier - 1] is None:
             self.opened_in[tier - 1] = epoch
+            if self.average is not None:
+                self.average.steps = 0  # else the new tier's random start would be remembered for long
         for network in {id(each): each for each in (self.network, self.judge)}.values():
             network.open(tier)
 
@@ -472,7 +486,7 @@ class Trainer:
             torch.cuda.set_rng_state(state["random"]["cuda"][0], self.device)
 
 
-def _class_weights(rule: str, counts: tuple[int, int]) -> Tensor:
+def class_weights(rule: str, counts: tuple[int, int]) -> Tensor:
     """(2,) weight of a Healthy and of an Anemic image in the verdict's loss; balanced gives both classes equal say."""
     if rule == "none" or 0 in counts:
         return torch.ones(2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 FEWEST_IMAGES = 16  # below so many labelled validation images, every voice weighs the same
+LEAST_SUM = 1e-3  # of the weights: voices that all mislead keep their ranking, with next to no confidence
 PRIOR_IMAGES = 1.0  # how many images' worth of doubt there is about any weight but the equal one
 
 
@@ -60,4 +61,6 @@ def _fit(voices: np.ndarray, label: np.ndarray) -> np.ndarray:
         return float(loss), slope
 
     found = minimize(objective, equal, jac=True, method="L-BFGS-B", bounds=[(0.0, None)] * count)
+    if found.x.sum() < LEAST_SUM:
+        return LEAST_SUM * equal
     return np.asarray(found.x)

@@ -191,6 +191,14 @@ def _check_training(options: Options) -> None:
             found=f"{options.val_fraction} + {options.test_fraction}",
             remedy="lower them" if held_out else "raise --val_fraction",
         )
+    if options.distil_epochs and (options.init_from or options.pretrained == "none"):
+        other = f"--init_from {options.init_from}" if options.init_from else "--pretrained none"
+        raise UserError(
+            f"--distil_epochs {options.distil_epochs} with {other} has nothing to learn from",
+            expected="a tier that starts from ImageNet weights",
+            found=other,
+            remedy="leave one of them out",
+        )
     if options.gates == "off" and options.stop_when_open:
         raise UserError(
             "--stop_when_open with --gates off would end the run before its first epoch",

@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from models.network import HEAD_KEYS
+from models.network import HEAD_KEYS, TIER_NAMES
 from util.comparison import Resampled, over_folds
 from util.errors import UserError
 from util.files import atomic_write
 
 HEAD_TITLES = dict(zip(HEAD_KEYS, ("Tier-I", "Tier-II", "Tier-III", "Global"), strict=True))
 VIEW_TITLES = {"as_is": "as they are", "grey": "without colour", "stain_normalised": "stain-normalised"}
-OURS, GLOBAL = "ours", "global"
-LONE = ("DenseNet", "EfficientNet", "ShuffleNet", "colour")  # these say the same for every head
+OURS, GLOBAL, COLOUR, TOGETHER = "ours", "global", "colour", "mean of the three lone networks"
+LONE = (*TIER_NAMES, COLOUR, TOGETHER)  # these say the same for every head
 Row = dict[str, Any]
 
 
@@ -50,6 +50,34 @@ def summary(row: Row) -> str:
     return (
         f"{names}: AUROC {scores['auroc'].value:.3f}, accuracy {scores['accuracy'].value:.3f}, {row['seconds']:.0f} s"
     )
+
+
+def with_mean_of_lone(rows: Iterable[Row]) -> list[Row]:
+    """Add, where the three lone networks were tested on the same images, the mean of their logits.
+
+    Three networks know more than one, whatever joins them: this is what joining them without any tiers gives.
+    """
+    rows = list(rows)
+    lone: dict[Any, list[Row]] = defaultdict(list)
+    for row in rows:
+        if row["variant"] in TIER_NAMES:
+            lone[row["split_by"], row["seed"], row["fold"]].append(row)
+    for parts in lone.values():
+        if len(parts) == len(TIER_NAMES) and all(part["images"] == parts[0]["images"] for part in parts):
+            views = set.intersection(*(set(part["logits"]) for part in parts))
+            logits = {view: np.mean([part["logits"][view] for part in parts], axis=0).tolist() for view in views}
+            rows.append({**parts[0], "variant": TOGETHER, "logits": logits})
+    return rows
+
+
+def validation_scores(row: Row) -> tuple[float, float] | None:
+    """AUROC and accuracy of Global on the fold's validation images; None where they were not judged."""
+    from sklearn.metrics import roc_auc_score
+
+    if "val_logits" not in row or len(set(row["val_labels"])) < 2:
+        return None
+    label, logit = np.array(row["val_labels"]), np.array(row["val_logits"])[:, -1]
+    return float(roc_auc_score(label, logit)), float(((logit > 0) == (label > 0)).mean())
 
 
 def _scores(rows: Sequence[Row], head: str, view: str) -> dict[str, Resampled]:
@@ -85,17 +113,25 @@ class Benchmark:
         return sorted((variant for s, variant in self.cells if s == split), key=lambda variant: variant != OURS)
 
     def folds(self, split: str, variant: str) -> set[int]:
-        """The folds that every seed of a variant has."""
-        return set.intersection(*({row["fold"] for row in rows} for rows in self.cells[split, variant].values()))
+        """The folds of a variant's best-covered seed."""
+        return max(({row["fold"] for row in rows} for rows in self.cells[split, variant].values()), key=len)
+
+    def same_images(self, split: str, other: str, seed: int, folds: set[int]) -> bool:
+        """Whether ours and another variant were tested on the same images, fold by fold."""
+        sides = [
+            {row["fold"]: row["images"] for row in self.cells[split, variant][seed] if row["fold"] in folds}
+            for variant in (OURS, other)
+        ]
+        return sides[0] == sides[1]
 
     def by_seed(
         self, split: str, variant: str, head: str, view: str, folds: set[int]
     ) -> dict[int, dict[str, Resampled]]:
-        """Mean over some folds, by seed; empty where the variant was not judged that way."""
+        """Mean over some folds, of each seed that has all of them and was judged that way."""
         found = {}
         for seed, rows in self.cells[split, variant].items():
             chosen = [row for row in rows if row["fold"] in folds]
-            if chosen and all(view in row["logits"] for row in chosen):
+            if folds and {row["fold"] for row in chosen} == folds and all(view in row["logits"] for row in chosen):
                 found[seed] = _scores(chosen, head, view)
         return found
 
@@ -106,7 +142,7 @@ def write_tables(rows: Sequence[Row], out: Path) -> None:
     Raises:
         UserError: a file cannot be written.
     """
-    bench = Benchmark(rows)
+    bench = Benchmark(with_mean_of_lone(rows))
     parts = [line for split in bench.splits for line in _split_tables(bench, split)]
     atomic_write(out / "tables.md", "\n".join(parts) + "\n")
     if rows:
@@ -127,6 +163,20 @@ def _split_tables(bench: Benchmark, split: str) -> Iterator[str]:
                     yield _line(variant, head, view, seeds, folds)
     yield ""
     yield from _differences(bench, split, variants)
+    yield from _validation(bench, split, variants)
+
+
+def _validation(bench: Benchmark, split: str, variants: Sequence[str]) -> Iterator[str]:
+    """What the choice among variants may go by: the validation images of the folds, and no test image."""
+    yield "| Global on the validation images | runs | AUROC | accuracy |"
+    yield "|---|---|---|---|"
+    for variant in variants:
+        rows = [row for seed in bench.cells[split, variant].values() for row in seed]
+        scores = [found for row in rows if variant != TOGETHER and (found := validation_scores(row))]
+        if scores:
+            auroc, accuracy = np.mean(scores, axis=0)
+            yield f"| {variant} | {len(scores)} | {auroc:.3f} | {accuracy:.3f} |"
+    yield ""
 
 
 def _line(variant: str, head: str, view: str, seeds: dict[int, dict[str, Resampled]], folds: set[int]) -> str:
@@ -159,7 +209,7 @@ def _differences(bench: Benchmark, split: str, variants: Sequence[str]) -> Itera
         folds = bench.folds(split, OURS) & bench.folds(split, other)
         mine = bench.by_seed(split, OURS, GLOBAL, "as_is", folds)
         theirs = bench.by_seed(split, other, GLOBAL, "as_is", folds)
-        seeds = sorted(set(mine) & set(theirs))
+        seeds = sorted(seed for seed in set(mine) & set(theirs) if bench.same_images(split, other, seed, folds))
         if other == OURS or not seeds:
             continue
         pairs = {m: Resampled.mean([mine[s][m] - theirs[s][m] for s in seeds]) for m in ("auroc", "accuracy")}
@@ -193,4 +243,5 @@ def _bars(bench: Benchmark, split: str) -> Iterator[tuple[str, Resampled]]:
         for head in HEAD_KEYS if variant == OURS else (GLOBAL,):
             seeds = bench.by_seed(split, variant, head, "as_is", folds)
             name = f"{variant}, {HEAD_TITLES[head]}" if variant not in LONE else variant
-            yield name, Resampled.mean([seed["auroc"] for seed in seeds.values()])
+            if seeds:
+                yield name, Resampled.mean([seed["auroc"] for seed in seeds.values()])

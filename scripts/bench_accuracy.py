@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +35,16 @@ from data.datasets import Dataset, Side, sides, split_for_training  # noqa: E402
 from data.loader import BatchLoader, DecodedSmears  # noqa: E402
 from data.records import ANEMIC, HEALTHY  # noqa: E402
 from data.runs import open_options_dataset  # noqa: E402
+from data.splits import block_ids, rows_digest  # noqa: E402
 from data.stain import Restained, StainReference, grey_scaled  # noqa: E402
 from models.building import architecture, build_session, trainer_settings  # noqa: E402
 from models.inference import predict, see_none  # noqa: E402
 from models.lone import LoneBackbone, train_lone  # noqa: E402
 from models.network import HEADS, TIER_KEYS, TIER_NAMES, ThreeTierDCFNet  # noqa: E402
 from models.pretrained import load_starts  # noqa: E402
+from models.trainer import class_weights  # noqa: E402
 from options import Options, parse_options  # noqa: E402
-from scripts.accuracy_tables import read_runs, summary, write_tables  # noqa: E402
+from scripts.accuracy_tables import COLOUR, read_runs, summary, write_tables  # noqa: E402
 from util.device import choose_device, describe_device, set_seed  # noqa: E402
 from util.errors import UserError, run_door  # noqa: E402
 from util.files import make_folder  # noqa: E402
@@ -52,16 +54,27 @@ OURS = {
     "ours": (),
     "no_gates": ("--gates", "off"),
     "frozen_tiers": ("--earlier_lr", "0"),
-    "tuned_tiers": ("--earlier_lr", "1"),
     "no_binary_stream": ("--binary_stream", "no"),
     "no_gan": ("--gan_mode", "none"),
     "no_pretraining": ("--pretrained", "none"),
     "no_fusion": ("--fusion", "no"),
 }
 LONE = dict(zip(TIER_NAMES, range(len(TIER_NAMES)), strict=True))
-COLOUR = "colour"
 VARIANTS = (*OURS, *LONE, COLOUR)
 RUNS = "runs.jsonl"
+# Options that cannot change a figure, and those that would shorten or replace what is measured here.
+UNIMPORTANT = ("name", "gpu_ids", "checkpoints_dir", "cache_dir", "cache_gb", "no_cache", "num_workers", "config")
+REFUSED = (
+    "continue_train",
+    "init_from",
+    "folds",
+    "fold",
+    "split_file",
+    "split_by",
+    "split_from",
+    "stop_when_open",
+    "patience",
+)
 SPLIT_SEED = 0  # the folds are the same whatever the seed of the training
 
 
@@ -88,6 +101,7 @@ class FoldData:
         train, val, test: the records and groups of each side.
         learned: decoded train and val images, in this order.
         tested: decoded test images.
+        digest: of the split.
     """
 
     train: Side
@@ -95,10 +109,11 @@ class FoldData:
     test: Side
     learned: DecodedSmears
     tested: DecodedSmears
+    digest: str
 
     @classmethod
     def of(cls, dataset: Dataset, split_by: str, folds: int, fold: int, options: Options) -> FoldData:
-        """Deal the fold."""
+        """Deal the fold. Of a split by blocks, the blocks are the groups: they are what intervals must draw."""
         held_out = options.val_fraction + options.test_fraction
         rows = split_for_training(
             dataset,
@@ -121,9 +136,17 @@ class FoldData:
             return dataset.decoded.smears([position[r.name] for side in chosen for r in side.records])
 
         train, val, test = (parts[side] for side in ("train", "val", "test"))
+        if split_by == "blocks":
+            test = Side(test.records, block_ids(test.records, test.groups, options.block_size))
         for name, part in (("train", train), ("val", val), ("test", test)):
             _check_classes(part, f"the {name} side of fold {fold} by {split_by}")
-        return cls(train, val, test, decoded(train, val), decoded(test))
+        return cls(train, val, test, decoded(train, val), decoded(test), rows_digest(rows))
+
+    @property
+    def class_counts(self) -> tuple[int, int]:
+        """Training images labelled Healthy and Anemic."""
+        labels = [record.label for record in self.train.records]
+        return labels.count(HEALTHY), labels.count(ANEMIC)
 
     def loaders(self, options: Options, device: torch.device) -> tuple[BatchLoader, BatchLoader, BatchLoader]:
         """Augmented batches of train, whole images of val and of test."""
@@ -148,25 +171,28 @@ def _check_classes(side: Side, what: str) -> None:
         )
 
 
+def said(network: Any, batches: Any, device: torch.device, see_given: Any, views: int) -> list[list[float]]:
+    """Logits (N, 4), to six digits."""
+    logits = [prediction.logits for prediction in predict(network, batches, device, see_given, views=views)]
+    return [[float(f"{value:.6g}") for value in row] for row in torch.cat(logits).float().cpu().tolist()]
+
+
 def judge(
     network: Any, data: FoldData, test: BatchLoader, device: torch.device, see_given: Any, views: int
 ) -> dict[str, list[list[float]]]:
     """Logits (N, 4) of the test images as they are, without colour and in the training images' stain."""
     stain = StainReference.of(data.learned, len(data.train.records))
     changes = {"as_is": None, "grey": grey_scaled, "stain_normalised": stain.normalised}
-    judged = {}
-    for name, change in changes.items():
-        batches = test if change is None else Restained(test, change)
-        logits = [prediction.logits for prediction in predict(network, batches, device, see_given, views=views)]
-        judged[name] = np.round(torch.cat(logits).float().cpu().numpy(), 4).tolist()
-    return judged
+    return {
+        name: said(network, test if change is None else Restained(test, change), device, see_given, views)
+        for name, change in changes.items()
+    }
 
 
 def train_ours(data: FoldData, options: Options, device: torch.device, views: int) -> dict[str, Any]:
     """Train the three-tier network as 3TDCFNet_train.py does and judge the fold's test images with its last weights."""
     train, val, test = data.loaders(options, device)
     learned = data.learned
-    labels = learned.labels[: len(data.train.records)]
     with tempfile.TemporaryDirectory() as place:
         folder = RunFolder(place, "run")
         make_folder(folder.folder)
@@ -178,17 +204,18 @@ def train_ours(data: FoldData, options: Options, device: torch.device, views: in
             samples=len(learned),
             any_masks=bool(learned.has_mask.any()),
             all_masks=bool(learned.has_mask.all()),
-            class_counts=(int((labels == HEALTHY).sum()), int((labels == ANEMIC).sum())),
+            class_counts=data.class_counts,
         )
+        session.warm_start(train, options.distil_epochs)
         epochs = [session.run_epoch(epoch, train, val)[0] for epoch in session.epochs()]
     trainer = session.trainer
     return {
         "logits": judge(trainer.judge, data, test, device, trainer.see_given, views),
+        "val_logits": said(trainer.judge, val, device, trainer.see_given, views),
         "weights": np.round(trainer.judge.weights.cpu().numpy(), 4).tolist(),
         "gates": session.gate.summary(),
         "starts": session.facts["starts"],
         "train_accuracy": epochs[-1]["train"]["accuracy"],
-        "val_auroc": epochs[-1]["val"]["auroc"],
     }
 
 
@@ -199,14 +226,21 @@ def train_alone(tier: int, data: FoldData, options: Options, device: torch.devic
     key = TIER_KEYS[tier]
     backbone = whole.tiers[tier].rgb
     backbone.entry = None  # there is no tier before
-    train, _, test = data.loaders(options, device)
+    train, val, test = data.loaders(options, device)
 
     def batches(epoch: int) -> BatchLoader:
         train.set_epoch(epoch)
         return train
 
-    network = train_lone(LoneBackbone(backbone, architecture(options)), batches, trainer_settings(options), device)
-    return {"logits": judge(network, data, test, device, see_none, views), "starts": {key: starts[key]}}
+    settings = trainer_settings(options)
+    settings = replace(settings, lr=settings.lr * settings.tier_lr[tier])
+    weights = class_weights(options.class_weights, data.class_counts)
+    network = train_lone(LoneBackbone(backbone, architecture(options)), batches, settings, weights, device)
+    return {
+        "logits": judge(network, data, test, device, see_none, views),
+        "val_logits": said(network, val, device, see_none, views),
+        "starts": {key: starts[key]},
+    }
 
 
 def train_colour(data: FoldData, options: Options) -> dict[str, Any]:
@@ -233,6 +267,7 @@ def run_job(job: Job, data: FoldData, options: Options, device: torch.device, vi
         "seconds": round(time.perf_counter() - begun, 1),
         "images": [record.name for record in data.test.records],
         "labels": [record.label for record in data.test.records],
+        "val_labels": [record.label for record in data.val.records],
         "groups": data.test.groups,
         **result,
     }
@@ -240,7 +275,9 @@ def run_job(job: Job, data: FoldData, options: Options, device: torch.device, vi
 
 def arguments() -> tuple[argparse.Namespace, list[str]]:
     """The benchmark's own options, and those for the training."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     add = parser.add_argument
     add("--out", type=Path, required=True, help="folder of runs.jsonl and the tables")
     add("--variants", default="ours,DenseNet,EfficientNet,ShuffleNet,colour", help=f"out of {', '.join(VARIANTS)}")
@@ -262,12 +299,44 @@ def listed(text: str, allowed: Sequence[str], flag: str) -> list[str]:
     return words
 
 
+def numbers(text: str, flag: str) -> list[int]:
+    """The whole numbers of a comma-separated list."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(f"{flag} {text}", expected="whole numbers such as 0,1,2") from None
+
+
+def setting_of(own: argparse.Namespace, options: Options, job: Job) -> dict[str, str]:
+    """What rows that are compared must have in common: data, schedule, network, folds and views."""
+    changed = {flag.removeprefix("--") for flag in OURS.get(job.variant, ())[::2]}
+    free = {*changed, *UNIMPORTANT, "seed"}
+    values = {name: str(value) for name, value in options.values().items() if name not in free}
+    return {**values, "bench_folds": str(own.bench_folds), "views": str(own.views)}
+
+
+def check_setting(row: dict[str, Any], setting: dict[str, str], out: Path) -> None:
+    """Raise UserError where a row of an earlier benchmark was made under another setting."""
+    both = set(row["setting"]) & set(setting)
+    differ = [
+        f"{name} {row['setting'][name]} then, {setting[name]} now"
+        for name in sorted(both)
+        if row["setting"][name] != setting[name]
+    ]
+    if differ:
+        raise UserError(
+            f"{out / RUNS} holds runs of another setting",
+            expected="one setting for all that is compared",
+            found="; ".join(differ[:4]),
+            remedy="use another --out, or the options of the first runs",
+        )
+
+
 def jobs(own: argparse.Namespace, done: set[tuple[Any, ...]]) -> Iterator[Job]:
     """What is to be trained, fold by fold, so that a stopped benchmark has whole folds to compare."""
-    folds = range(1, own.bench_folds + 1)
-    chosen = [int(fold) for fold in own.only_folds.split(",")] if own.only_folds else list(folds)
+    chosen = numbers(own.only_folds, "--only_folds") if own.only_folds else range(1, own.bench_folds + 1)
     variants = listed(own.variants, VARIANTS, "--variants")
-    for seed in (int(seed) for seed in own.seeds.split(",")):
+    for seed in numbers(own.seeds, "--seeds"):
         for split_by in listed(own.splits, ("group", "blocks"), "--splits"):
             for fold in chosen:
                 for variant in variants:
@@ -279,9 +348,11 @@ def jobs(own: argparse.Namespace, done: set[tuple[Any, ...]]) -> Iterator[Job]:
 def options_for(job: Job | None, given: Sequence[str]) -> Options:
     """The training options of a job: the command line's, the variant's and the seed."""
     changes = [*OURS.get(job.variant, ()), "--seed", str(job.seed)] if job else []
-    return parse_options(
-        "train", ["--display_id", "0", *given, *changes], prog="bench_accuracy.py", description=__doc__ or ""
-    )
+    options = parse_options("train", [*given, *changes], prog="bench_accuracy.py", description=__doc__ or "")
+    refused = [f"--{name}" for name in REFUSED if name in options.non_defaults()]
+    if refused:
+        raise UserError(f"{', '.join(refused)}: not for a benchmark, which deals its own folds and runs to the end")
+    return options
 
 
 def main() -> int:
@@ -298,11 +369,14 @@ def main() -> int:
         held: tuple[tuple[str, int], FoldData] | None = None
         for number, job in enumerate(todo, 1):
             options = options_for(job, given)
+            setting = setting_of(own, options, job)
+            for row in rows:
+                check_setting(row, setting, own.out)
             if held is None or held[0] != (job.split_by, job.fold):
                 fold = FoldData.of(dataset, job.split_by, own.bench_folds, job.fold, options)
                 held = ((job.split_by, job.fold), fold)
             row = run_job(job, held[1], options, device, own.views)
-            row["options"] = {name: str(value) for name, value in options.non_defaults().items()}
+            row["setting"], row["split_digest"] = setting, held[1].digest
             row["device"] = describe_device(device)
             with path.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(row) + "\n")

@@ -4,9 +4,9 @@
     python scripts/shipped_data.py --smears AneRBC-I --with_masks AneRBC-I --out datasets/shipped
     python 3TDCFNet_train.py --dataroot datasets/shipped/manifest.csv --name SEG ...
 
-The smears are split by group (seed 0); tiles and whole smears with masks stand on the side of their parent. Synthetic
-smears teach masks only: they are unlabelled here. One more folder of them shows a field as large as AneRBC-I's, so that
-cells of both sizes are known.
+The smears are split by group (seed 0); tiles and whole smears with masks stand on the side of their parent. These and
+the synthetic smears teach masks only: they are unlabelled here. One more folder of these shows a field as large
+as AneRBC-I's, so that cells of both sizes are known.
 """
 
 from __future__ import annotations
@@ -88,7 +88,8 @@ def with_masks(root: Path, out: Path, folder: str, stands: dict[str, Place]) -> 
     for record in read_dataroot(root):
         side, group = stands.get(record.parent or record.image.stem, ("excluded", ""))
         if side != "excluded" and record.mask is not None:
-            yield copied(record, out, folder, (side, group))
+            # Unlabelled: of so few smears the size of a cell would tell the class.
+            yield replace(copied(record, out, folder, (side, group)), label=None)
 
 
 def synthetic(out: Path, folder: str, count: int, size: int, seed: int) -> Iterator[SmearRecord]:

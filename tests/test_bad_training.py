@@ -159,7 +159,7 @@ def test_spoiled_weights_start_no_run_and_are_not_tested(how, copied, data, refu
     folder, run = copied
     spoil, to_start, to_test = SPOILED[how]
     spoil(run / BEST)
-    text = refused("train", f"{data} --name NEW --init_from RUN {TINY}", folder)
+    text = refused("train", f"{data} --name NEW --init_from checkpoints/RUN/{BEST} {TINY}", folder)
     assert to_start in text and BEST in text
     assert not list((folder / "checkpoints" / "NEW").iterdir()), "no half-begun run is left"
     text = refused("test", f"{data} --name RUN --which_epoch best --gpu_ids -1 --no_cache --resamples 100", folder)
@@ -231,9 +231,11 @@ def test_what_a_run_was_begun_with_cannot_change(changed, named, copied, refused
 
 
 def test_an_average_that_was_begun_goes_on_and_cannot_be_dropped(data, tmp_path, shell, refused):
-    assert shell("train", f"{data} --name RUN {TINY} --ema 0.9", tmp_path)[0] == 0
+    assert shell("train", f"{data} --name RUN {TINY} --ema 0.9 --tier_epochs 9", tmp_path)[0] == 0
     assert "cannot change --ema" in refused("train", "--name RUN --continue_train --ema 0", tmp_path)
-    assert shell("train", "--name RUN --continue_train --gpu_ids -1 --niter 2 --ema 0.9", tmp_path)[0] == 0
+    assert (
+        shell("train", "--name RUN --continue_train --gpu_ids -1 --niter 2 --ema 0.9 --tier_epochs 9", tmp_path)[0] == 0
+    )
     assert load_checkpoint(tmp_path / "checkpoints/RUN" / STATE)["trainer"]["average"]["steps"] == 2
 
 

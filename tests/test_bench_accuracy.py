@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from scripts.accuracy_tables import Benchmark, read_runs, summary, write_tables
+from scripts.accuracy_tables import TOGETHER, Benchmark, read_runs, summary, with_mean_of_lone, write_tables
 from util.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -77,6 +77,28 @@ def test_an_unknown_variant_is_named(tmp_path):
     assert done.returncode == 2 and "resnet" in done.stderr and "Traceback" not in done.stderr
 
 
+def test_runs_of_another_setting_are_not_mixed_in(tmp_path):
+    assert bench(tmp_path, "--variants", "colour", "--only_folds", "1").returncode == 0
+    other = bench(tmp_path, "--variants", "colour", "--lr", "0.1")
+    assert other.returncode == 2 and "lr 0.0005 then, 0.1 now" in other.stderr
+    more_folds = bench(tmp_path, "--variants", "colour", "--bench_folds", "3")
+    assert more_folds.returncode == 2 and "bench_folds 2 then, 3 now" in more_folds.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        (("--seeds", "a"), "--seeds a"),
+        (("--init_from", "SEG"), "--init_from"),
+        (("--patience", "3"), "--patience"),
+        (("--seed", "3"), "--seed"),
+    ],
+)
+def test_what_a_benchmark_cannot_take_is_named(tmp_path, given, named):
+    done = bench(tmp_path, "--variants", "colour", *given)
+    assert done.returncode == 2 and named in done.stderr and "Traceback" not in done.stderr
+
+
 def made(variant, seed, skill, fold, heads=4):
     rng = np.random.default_rng([seed, fold, len(variant)])
     label = np.arange(30) % 2
@@ -89,6 +111,9 @@ def made(variant, seed, skill, fold, heads=4):
         "seconds": 1.0,
         "labels": label.tolist(),
         "groups": [f"{fold}-{index}" for index in range(30)],
+        "images": [f"{fold}-{index}.png" for index in range(30)],
+        "val_labels": label.tolist(),
+        "val_logits": (logits + 1).tolist(),
         "logits": {"as_is": logits.tolist()},
     }
 
@@ -109,9 +134,37 @@ def test_the_tables_hold_the_means_over_folds_and_seeds(tmp_path):
     assert f"| colour | 2, 2 | {mean('ours') - mean('colour'):.3f} [" in text
 
 
-def test_only_folds_that_every_seed_has_are_compared():
-    rows = [made("ours", 0, 2, 1), made("ours", 0, 2, 2), made("ours", 1, 2, 1)]
-    assert Benchmark(rows).folds("group", "ours") == {1}
+def test_a_seed_that_lacks_a_fold_is_left_out(tmp_path):
+    rows = [made("ours", 0, 2, 1), made("ours", 0, 2, 2), made("ours", 1, 2, 1), made("colour", 1, 2, 3)]
+    bench = Benchmark(rows)
+    folds = bench.folds("group", "ours")
+    assert folds == {1, 2} and set(bench.by_seed("group", "ours", "global", "as_is", folds)) == {0}
+    write_tables(rows, tmp_path)  # ours and colour have no seed and fold in common
+    assert "| ours | Global | as they are | 1, 2 |" in (tmp_path / "tables.md").read_text()
+    assert "| colour | 0" not in (tmp_path / "tables.md").read_text()
+
+
+def test_figures_of_different_images_are_not_paired(tmp_path):
+    ours, other = made("ours", 0, 2, 1), made("colour", 0, 2, 1)
+    other["images"] = other["images"][::-1]
+    write_tables([ours, other], tmp_path)
+    assert "| colour | 1, 1 |" not in (tmp_path / "tables.md").read_text()
+
+
+def test_the_lone_networks_are_also_judged_together():
+    rows = [made(name, 0, skill, 1) for name, skill in (("DenseNet", 1), ("EfficientNet", 2), ("ShuffleNet", 3))]
+    together = with_mean_of_lone(rows)[-1]
+    assert together["variant"] == TOGETHER
+    assert np.allclose(together["logits"]["as_is"], np.mean([row["logits"]["as_is"] for row in rows], axis=0))
+    assert len(with_mean_of_lone(rows[:2])) == 2
+
+
+def test_the_choice_among_variants_has_a_table_of_validation_figures(tmp_path):
+    row = made("ours", 0, 2, 1)
+    write_tables([row], tmp_path)
+    logit = np.array(row["val_logits"])[:, 3]
+    auroc, accuracy = roc_auc_score(row["val_labels"], logit), np.mean((logit > 0) == np.array(row["val_labels"]))
+    assert f"| ours | 1 | {auroc:.3f} | {accuracy:.3f} |" in (tmp_path / "tables.md").read_text()
 
 
 def test_a_torn_last_row_is_left_out_and_another_is_an_error(tmp_path):

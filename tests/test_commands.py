@@ -603,3 +603,24 @@ def test_the_documented_options_are_those_of_the_code():
     spec.loader.exec_module(module)
     written = (REPOSITORY / "docs" / "options.md").read_text(encoding="utf-8")
     assert written == module.page(), "docs/options.md is old: run python scripts/write_options.py"
+
+
+def test_a_start_that_knows_the_test_images_stops_or_is_reported(monkeypatch, tmp_path, capsys):
+    """Two seeds, two splits: what the first run trained on stands on the second's test side."""
+    write_dataset(tmp_path / "tree", count=24, seed=3, size=64, workers=1)
+    common = "--gpu_ids -1 --loadSize 64 --fineSize 64 --no_cache --checkpoints_dir runs"
+    data = f"--dataroot tree --preset small --niter 1 --niter_decay 0 --batchSize 8 {common}"
+    assert call("train", f"{data} --name A --seed 0", monkeypatch, tmp_path) == 0
+    text = refused("train", f"{data} --name B --seed 1 --init_from A", monkeypatch, tmp_path)
+    assert "has learned from images of this run's test side" in text and "--leaks report" in text
+    assert call("train", f"{data} --name B --seed 1 --init_from A --leaks report", monkeypatch, tmp_path) == 0
+    text = refused("test", f"--dataroot tree --name B {common} --leaks stop", monkeypatch, tmp_path)
+    assert "near duplicates of images that the run has learned from" in text
+    assert call("test", f"--dataroot tree --name B {common} --leaks report", monkeypatch, tmp_path) == 0
+    metrics = json.loads((tmp_path / "results/B/test_latest/metrics.json").read_text())
+    assert metrics["provenance"]["leaks"]["count"] > 0
+    assert call("train", f"{data} --name C --seed 0 --init_from A", monkeypatch, tmp_path) == 0  # the same split
+    (tmp_path / "runs/A/split.csv").unlink()
+    capsys.readouterr()
+    assert call("train", f"{data} --name D --seed 1 --init_from A", monkeypatch, tmp_path) == 0
+    assert "kept no record of what it has learned from" in capsys.readouterr().err

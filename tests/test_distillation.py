@@ -81,3 +81,15 @@ def test_the_network_is_left_in_training_with_its_frozen_tiers_at_rest():
     distil_starts(net, STARTS, lambda epoch: [batch()], 1, CPU)
     assert not net.tiers[0].training and net.tiers[1].training
     assert all(p.grad is None or not p.requires_grad for p in net.tiers[1].parameters())
+
+
+def test_the_teachers_moments_are_those_of_all_pixels_of_the_first_batches():
+    net = network()
+    parts = [batch(4), batch(12)]
+    teacher = Teacher(net.tiers[1].rgb, net.normalised, parts, CPU)
+    seen = [teacher._features(part.rgb) for part in parts]
+    for scale, (mean, deviation) in zip(zip(*seen, strict=True), teacher.moments, strict=True):
+        pixels = torch.cat([features.transpose(0, 1).flatten(1) for features in scale], dim=1)
+        torch.testing.assert_close(mean.flatten(), pixels.mean(dim=1), rtol=1e-4, atol=1e-5)
+        own = pixels.std(dim=1, correction=0)
+        torch.testing.assert_close(deviation.flatten(), own.clamp(min=0.5 * own.mean()), rtol=1e-3, atol=1e-4)

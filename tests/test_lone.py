@@ -10,7 +10,7 @@ import torch
 from models.backbones import THIN, DenseNetPyramid, EfficientNetPyramid, ShuffleNetPyramid
 from models.inference import predict, see_none
 from models.lone import LoneBackbone, train_lone
-from models.network import Architecture
+from models.network import Architecture, in_full_precision
 from models.trainer import TrainerSettings
 
 
@@ -41,7 +41,7 @@ def lone(kind=ShuffleNetPyramid):
 @pytest.mark.parametrize("ema", [0.0, 0.5])
 def test_it_learns_and_is_judged_as_the_whole_network_is(kind, ema):
     settings = TrainerSettings(niter=10, niter_decay=0, lr=1e-3, ema=ema, warmup=2)
-    network = train_lone(lone(kind), lambda epoch: [batch()] * 5, settings, torch.device("cpu"))
+    network = train_lone(lone(kind), lambda epoch: [batch()] * 5, settings, torch.ones(2), torch.device("cpu"))
     (prediction,) = predict(network, [batch()], torch.device("cpu"), see_none, views=2)
     assert prediction.logits.shape == (16, 4)
     assert ((prediction.logits[:, 3] > 0) == (batch().label > 0)).float().mean() >= 0.9
@@ -67,6 +67,16 @@ def test_the_epochs_follow_one_another_and_unlabelled_images_teach_nothing():
 
     network = lone()
     before = network.head.bias.detach().clone()
-    train_lone(network, batches, TrainerSettings(niter=2, niter_decay=1, weight_decay=0.0), torch.device("cpu"))
+    train_lone(
+        network, batches, TrainerSettings(niter=2, niter_decay=1, weight_decay=0.0), torch.ones(2), torch.device("cpu")
+    )
     assert seen == [0, 1, 2]
     assert torch.equal(network.head.bias, before)
+
+
+def test_logits_are_in_full_precision_also_under_autocast():
+    head, features = torch.nn.Linear(8, 1), torch.randn(3, 8)
+    exact = torch.nn.functional.linear(features, head.weight, head.bias).squeeze(1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert head(features).dtype == torch.bfloat16
+        torch.testing.assert_close(in_full_precision(head, features), exact)

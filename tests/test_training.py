@@ -590,12 +590,12 @@ def test_a_run_without_gates_asks_none_and_says_so(tmp_path, capsys):
 def test_balanced_classes_have_an_equal_say():
     trainer = make_trainer(class_weights="balanced")
     assert trainer.class_weights.tolist() == [1.0, 1.0]
-    from models.trainer import _class_weights
+    from models.trainer import class_weights
 
-    weight = _class_weights("balanced", (30, 10))
+    weight = class_weights("balanced", (30, 10))
     assert weight[0] * 30 == pytest.approx(weight[1] * 10)
     assert (weight * torch.tensor([30, 10])).sum() == pytest.approx(40)
-    assert _class_weights("none", (30, 10)).tolist() == [1, 1]
+    assert class_weights("none", (30, 10)).tolist() == [1, 1]
     trainer.class_weights = weight
     assert trainer._say_in_verdict(torch.tensor([0, 1, -1])).tolist() == pytest.approx([2 / 3, 2.0, 0.0])
 
@@ -665,3 +665,32 @@ def test_smoothing_and_weights_in_the_verdicts_loss():
     weighted = verdict_loss(logits, label, torch.tensor([0.5, 1.5]))
     each = torch.nn.functional.binary_cross_entropy_with_logits(logits, label[:, None].float(), reduction="none")
     assert weighted == pytest.approx((0.25 * each[0] + 0.75 * each[1]).item())
+
+
+def test_the_gate_asks_what_the_tier_says_by_itself(tmp_path):
+    """A tier that only repeats the one before has learned nothing, however right its verdict is."""
+    totals = EpochTotals(torch.device("cpu"))
+    batch = next(iter(Batches()))
+    right = torch.where(batch.label > 0, 1.0, -1.0)
+    voices = torch.stack([right, -right, torch.zeros(4), right], dim=1)
+    verdicts = torch.stack([right] * 4, dim=1)
+    nothing = [torch.zeros(())] * len(LOSS_KEYS)
+    totals.add(nothing, NetworkOutput(verdicts, voices, torch.zeros_like(batch.mask), []), batch)
+    report = totals.report(open_tiers=2)
+    assert report["accuracy"] == {"tier1": 1.0, "tier2": 1.0, "global": 1.0}
+    assert report["own_accuracy"] == {"tier1": 1.0, "tier2": 0.0}
+    one = session(tmp_path, thresholds=(0.5, 0.5, 0.5))
+    one.gate.tier = 2
+    record = {"train": report, "val": {**report, "own_accuracy": {"tier1": 1.0, "tier2": 0.75}}}
+    decision = one._ask_gate(3, record)
+    assert (decision.train_accuracy, decision.val_accuracy, decision.decision) == (0.0, 0.75, "stay")
+
+
+def test_a_new_tiers_start_is_soon_forgotten_by_the_average():
+    trainer = make_trainer(ema=0.99)
+    trainer.average.steps = 500
+    trainer.open_tier(2, 7)
+    assert trainer.average.steps == 0
+    trainer.average.steps = 5
+    trainer.open_tier(2, 8)  # it is open already
+    assert trainer.average.steps == 5

@@ -82,3 +82,9 @@ def test_a_closed_tier_hears_what_the_last_open_one_hears_and_will_hear_itself()
 def test_without_fusion_the_fourth_voice_is_not_heard():
     voices, label = made()
     assert weigh_voices(voices, label, 3, fusion=False)[3, 3] == 0
+
+
+def test_voices_that_all_mislead_keep_their_ranking_with_next_to_no_confidence():
+    voices, label = made()
+    weights = weigh_voices(-np.abs(voices) * np.where(label > 0, 1, -1)[:, None], label, 3, fusion=True)
+    assert 0 < weights[3].sum() < 0.01 and (weights[3] > 0).all()

@@ -175,3 +175,27 @@ def _whole_records(lines: Iterable[str]) -> Iterable[dict[str, Any]]:
         if not isinstance(record, dict) or not isinstance(record.get("epoch"), int):
             return
         yield record
+
+
+def weights_file(init_from: str, checkpoints_dir: str) -> Path:
+    """The file that --init_from names, by its path or by a run's name.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = Path(init_from)
+    run = RunFolder(checkpoints_dir, init_from)
+    try:
+        if not path.is_file() and path.name == init_from:
+            path = next((p for p in map(run.weights, (BEST, LATEST)) if p.is_file()), run.weights(BEST))
+        if path.is_file():
+            return path
+        found = "a folder" if path.is_dir() else ", ".join(sorted(other.name for other in path.parent.glob("*_net_*")))
+    except OSError as error:
+        found = error.strerror or str(error)
+    raise UserError(
+        f"--init_from {init_from}: no weights at {path}",
+        expected="a weights file of this toolkit, or the name of a run under --checkpoints_dir",
+        found=found or "nothing there",
+        remedy="check the path, the name and --checkpoints_dir, or name the file itself",
+    )
