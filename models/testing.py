@@ -194,6 +194,7 @@ class TestRun:
             "trained_on": facts["data"],
             "split": data.facts["sides"] | {"left_out": data.facts["excluded"]},
             "weights": {"file": str(self.saved.path), "epoch": facts["epoch"], "started_from": facts["starts"]},
+            "voices": [[round(float(w), 4) for w in row] for row in self.network.weights.tolist()],
             "architecture": facts["architecture"],
             "binary_from": self.binary_sees,
             "group_overlap": shared_groups(data),

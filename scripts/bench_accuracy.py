@@ -350,6 +350,7 @@ def options_for(job: Job | None, given: Sequence[str]) -> Options:
     changes = [*OURS.get(job.variant, ()), "--seed", str(job.seed)] if job else []
     options = parse_options("train", [*given, *changes], prog="bench_accuracy.py", description=__doc__ or "")
     refused = [f"--{name}" for name in REFUSED if name in options.non_defaults()]
+    refused += ["--seed (use --seeds)"] if job is None and options.seed else []
     if refused:
         raise UserError(f"{', '.join(refused)}: not for a benchmark, which deals its own folds and runs to the end")
     return options

@@ -163,6 +163,8 @@ def test_the_colour_baseline_is_scored_on_the_same_test_images_and_shown(tested)
     assert "Baseline: colour" in (tested / "index.html").read_text()
     assert metrics["provenance"]["leaks"] == {"count": 0, "first": [], "near_duplicates": "checked"}
     assert metrics["provenance"]["severity"].startswith("severity: from labels (truth.csv)")
+    voices = metrics["provenance"]["voices"]
+    assert [len(row) for row in voices] == [4] * 4 and voices[0][1:] == [0, 0, 0]
 
 
 def test_a_test_without_a_colour_baseline_says_so(trained, smears, tmp_path, monkeypatch):

@@ -70,7 +70,7 @@ def train_options(root: Path, **changes) -> Namespace:
 
 READING = {
     "image_root": "", "severity_from": "auto", "chronic_below": 8.0, "normal_from": 12.0, "cache_dir": "",
-    "cache_gb": 1.0, "no_cache": True,
+    "cache_gb": 1.0, "no_cache": True, "init_from": "",
 }  # fmt: skip
 
 

@@ -518,7 +518,8 @@ def tier_table(report: Report) -> Tags:
     explained = tags.p(
         "ECE is the expected calibration error over ten bins of confidence (Guo et al. 2017; Naeini et al. 2015);"
         " resampling raises it, so its interval may lie above it. A dash is a figure that these images do not define,"
-        " such as the AUROC where one class is absent.",
+        " such as the AUROC where one class is absent. Validation figures are a little too good: how much each tier's"
+        " voice weighs in the verdicts was fitted on these images.",
         cls="footnote",
     )
     return [table, *([note] if note else []), explained]
