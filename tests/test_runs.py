@@ -38,7 +38,7 @@ def options(root: Path, cache: Path, **changes) -> Namespace:
     return Namespace(
         **{
             "dataroot": str(root), "synthetic_count": 4, "seed": 0, "num_workers": 1, "loadSize": SIDE,
-            "fineSize": SIDE, "batchSize": 4, "image_root": "", "severity_from": "auto",
+            "fineSize": SIDE, "batchSize": 4, "image_root": "", "init_from": "", "severity_from": "auto",
             "chronic_below": 8.0, "normal_from": 12.0,
             "cache_dir": str(cache), "cache_gb": 1.0, "no_cache": False, "continue_train": False, "split_file": "",
             "val_fraction": 0.25, "test_fraction": 0.25, "duplicates": "drop", "split_by": "group", "block_size": 50,

@@ -13,6 +13,7 @@ from data.leaks import find_leaks
 from data.manifest import read_manifest
 from data.splits import given_split
 from data.synthetic_writer import write_dataset
+from models.saved import load_network
 from util.errors import UserError
 from util.runlog import RunFolder
 
@@ -83,3 +84,16 @@ def test_the_data_of_the_shipped_weights_leaks_nowhere(tmp_path):
     dataset = open_dataset(str(tmp_path / "out/manifest.csv"))
     rows = given_split(dataset.records, dataset.digests, near=dataset.near)
     assert find_leaks(dataset.records, dataset.digests, rows, dataset.near) == []
+
+
+def test_the_shipped_weights_load_and_are_small():
+    folder = REPOSITORY / "checkpoints" / "SEG"
+    if not (folder / "shipped.json").is_file():
+        pytest.skip("a run of one's own has taken the name SEG; the shipped weights were set aside")
+    saved = load_network(folder / "latest_net_3TDCFNet.safetensors")
+    assert saved.network.open_tiers == 3 and saved.network.draws_masks
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 40 * 2**20
+    for path in folder.iterdir():
+        text = path.read_bytes()
+        assert not any(place in text for place in (b"/home/", b"/root/", b"/tmp/", b"/work/")), path.name
+    assert (folder / "README.md").read_text(encoding="utf-8").startswith("# Model card")

@@ -196,6 +196,7 @@ class RedSeer(torch.nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.weights = torch.eye(4)
         self.shown: list[torch.Tensor] = []
 
     def forward(self, rgb, mask, see_given):
