@@ -2,53 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
-import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
 from scripts.accuracy_tables import TOGETHER, Benchmark, read_runs, summary, with_mean_of_lone, write_tables
+from scripts.bench_accuracy import main
 from util.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def bench(out, *more):
-    """Two folds of 40 synthetic smears, one epoch at 64 pixels."""
-    command = [sys.executable, "scripts/bench_accuracy.py", "--dataroot", "synthetic", "--synthetic_count", "40"]
-    command += [
-        "--out",
-        out,
-        "--seeds",
-        "0",
-        "--splits",
-        "group",
-        "--bench_folds",
-        "2",
-        "--views",
-        "1",
-        "--gpu_ids",
-        "-1",
-    ]
-    command += [
-        "--preset",
-        "small",
-        "--gpu_ids",
-        "-1",
-        "--loadSize",
-        "64",
-        "--fineSize",
-        "64",
-        "--niter",
-        "1",
-        "--niter_decay",
-        "0",
-    ]
-    return subprocess.run([*map(str, command), *more], cwd=REPOSITORY, capture_output=True, text=True)
+    """Two folds of 40 synthetic smears, one epoch at 64 pixels; in this process, which has PyTorch loaded already."""
+    command = ["--dataroot", "synthetic", "--synthetic_count", "40", "--out", str(out), "--splits", "group"]
+    command += ["--seeds", "0", "--bench_folds", "2", "--views", "1", "--preset", "small", "--gpu_ids", "-1"]
+    command += ["--loadSize", "64", "--fineSize", "64", "--niter", "1", "--niter_decay", "0", *more]
+    said, found = io.StringIO(), ""
+    with contextlib.chdir(REPOSITORY), contextlib.redirect_stdout(said), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["bench_accuracy.py", *command])
+        try:
+            code = main()
+        except UserError as error:
+            code, found = 2, str(error)
+    return SimpleNamespace(returncode=code, stdout=said.getvalue(), stderr=found)
 
 
 def test_it_trains_what_is_missing_tests_every_image_once_and_writes_tables(tmp_path):
