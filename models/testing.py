@@ -236,6 +236,10 @@ class TestRun:
             warnings.append(
                 "The run kept no fingerprints: near duplicates of what it has learned from were not looked for."
             )
+        if self.saved.facts["data"].get("leaks", {}).get("near_duplicates") == "not checked":
+            warnings.append(
+                "The run started from weights without a record of what they learned from: they may know these images."
+            )
         return warnings
 
     def write_report(self, data: SidesToTest) -> Path:

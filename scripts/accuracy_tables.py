@@ -167,8 +167,8 @@ def _split_tables(bench: Benchmark, split: str) -> Iterator[str]:
 
 
 def _validation(bench: Benchmark, split: str, variants: Sequence[str]) -> Iterator[str]:
-    """What the choice among variants may go by: the validation images of the folds, and no test image."""
-    yield "| Global on the validation images | runs | AUROC | accuracy |"
+    """What the choice among our own variants may go by: the validation images of the folds, and no test image."""
+    yield "| Global on the validation images, by which ours weighs its voices | runs | AUROC | accuracy |"
     yield "|---|---|---|---|"
     for variant in variants:
         rows = [row for seed in bench.cells[split, variant].values() for row in seed]

@@ -6,8 +6,10 @@
         --seeds 0 --niter 8 --niter_decay 12 --loadSize 160 --fineSize 160 --preset lite --gpu_ids -1
 
 Every variant is trained on the same grouped folds, with the same augmentation, schedule and seeds; each image is tested
-once a seed. Runs that OUT/runs.jsonl already holds are not repeated, so that a stopped benchmark goes on where it
-was. All other options are those of 3TDCFNet_train.py and hold for every variant.
+once a seed (by blocks: at most once, see data.splits). The three tiers use the validation images to weigh their voices,
+so their validation figures flatter them beside the lone networks', which use them for nothing. Runs that OUT/runs.jsonl
+already holds are not repeated, so that a stopped benchmark goes on where it was. All other options are those of
+3TDCFNet_train.py and hold for every variant.
 """
 
 from __future__ import annotations

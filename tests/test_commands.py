@@ -626,3 +626,5 @@ def test_a_start_that_knows_the_test_images_stops_or_is_reported(monkeypatch, tm
     capsys.readouterr()
     assert call("train", f"{data} --name D --seed 1 --init_from A", monkeypatch, tmp_path) == 0
     assert "kept no record of what it has learned from" in capsys.readouterr().err
+    assert call("test", f"--dataroot tree --name D {common}", monkeypatch, tmp_path) == 0
+    assert "they may know these images" in (tmp_path / "results/D/test_latest/index.html").read_text()
