@@ -9,7 +9,7 @@ set -euo pipefail
 TRAINING=(--preset small --gpu_ids -1 --display_id 0 --niter 14 --niter_decay 10 --batchSize 8 --lr 0.001 --seed 1)
 # -----------------------------------------------------------------------------------------------------------------------
 
-NAME=SEG
+NAME=DEMO
 DATA=datasets/synthetic-demo
 CHECKPOINTS="checkpoints/$NAME"
 RESULTS="results/$NAME"

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from models.session import TrainingSession
 from scripts.accuracy_tables import TOGETHER, Benchmark, read_runs, summary, with_mean_of_lone, write_tables
 from scripts.bench_accuracy import main
 from util.errors import UserError
@@ -59,6 +60,13 @@ def test_it_trains_what_is_missing_tests_every_image_once_and_writes_tables(tmp_
 def test_an_unknown_variant_is_named(tmp_path):
     done = bench(tmp_path, "--variants", "ours,resnet")
     assert done.returncode == 2 and "resnet" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_our_network_is_distilled_as_the_training_command_does(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(TrainingSession, "warm_start", lambda session, train, epochs: asked.append(epochs))
+    assert bench(tmp_path, "--variants", "ours", "--only_folds", "1", "--distil_epochs", "3").returncode == 0
+    assert asked == [3]
 
 
 def test_runs_of_another_setting_are_not_mixed_in(tmp_path):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pytest
 import torch
 
@@ -12,15 +10,7 @@ from models.inference import predict, see_none
 from models.lone import LoneBackbone, train_lone
 from models.network import Architecture, in_full_precision
 from models.trainer import TrainerSettings
-
-
-@dataclass
-class Batch:
-    rgb: torch.Tensor
-    mask: torch.Tensor
-    has_mask: torch.Tensor
-    label: torch.Tensor
-    index: torch.Tensor
+from tests.test_training import Batch
 
 
 def batch(count=16, size=64):
@@ -80,3 +70,17 @@ def test_logits_are_in_full_precision_also_under_autocast():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert head(features).dtype == torch.bfloat16
         torch.testing.assert_close(in_full_precision(head, features), exact)
+
+
+def test_its_loss_is_as_heavy_as_the_three_tier_networks(monkeypatch):
+    """So that the clip of the gradient means the same for both."""
+    seen = []
+
+    def record(parameters, limit):
+        seen.append(float(sum(p.grad.square().sum() for p in parameters if p.grad is not None)) ** 0.5)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", record)
+    for weight in (1.0, 10.0):
+        settings = TrainerSettings(niter=1, niter_decay=0, lambda_class=weight)
+        train_lone(lone(), lambda epoch: [batch()], settings, torch.ones(2), torch.device("cpu"))
+    assert seen[1] == pytest.approx(10 * seen[0], rel=1e-3)

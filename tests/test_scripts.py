@@ -33,11 +33,11 @@ case "$*" in
     "3TDCFNet_data.py synthesize "*) tell "$*"; mkdir -p "$3"; touch "$3/half"; [ -z "${FAIL_DATA:-}" ] ;;
     "3TDCFNet_train.py "*)
         tell "$*"; [ -z "${FAIL_TRAIN_EARLY:-}" ] || exit 1
-        touch checkpoints/SEG/latest_state.safetensors; [ -z "${FAIL_TRAIN:-}" ] || exit 1
-        touch checkpoints/SEG/finished.json ;;
+        touch checkpoints/DEMO/latest_state.safetensors; [ -z "${FAIL_TRAIN:-}" ] || exit 1
+        touch checkpoints/DEMO/finished.json ;;
     "3TDCFNet_test.py "*)
         tell "$*"; [ -z "${NO_PAGE:-}" ] || exit 0
-        mkdir -p results/SEG/test_latest; touch results/SEG/test_latest/index.html ;;
+        mkdir -p results/DEMO/test_latest; touch results/DEMO/test_latest/index.html ;;
     *) exec REAL_PYTHON "$@" ;;
 esac
 """
@@ -318,11 +318,11 @@ def test_the_demo_from_nothing_to_a_report(machine):
     data, train, test = doors(machine)
     assert data == "3TDCFNet_data.py synthesize datasets/synthetic-demo --count 160 --seed 7"
     assert train.startswith(
-        "3TDCFNet_train.py --dataroot datasets/synthetic-demo --name SEG --preset small --gpu_ids -1"
+        "3TDCFNet_train.py --dataroot datasets/synthetic-demo --name DEMO --preset small --gpu_ids -1"
     )
     assert "--continue_train" not in train
-    assert test == "3TDCFNet_test.py --dataroot datasets/synthetic-demo --name SEG --gpu_ids -1 --display_id 0"
-    assert done.stdout.splitlines()[-1] == str(machine.home / "results/SEG/test_latest/index.html")
+    assert test == "3TDCFNet_test.py --dataroot datasets/synthetic-demo --name DEMO --gpu_ids -1 --display_id 0"
+    assert done.stdout.splitlines()[-1] == str(machine.home / "results/DEMO/test_latest/index.html")
     table = [line.split() for line in done.stdout.partition("how long it took\n")[2].splitlines()[:5]]
     assert [(row[0], row[-1]) for row in table] == [
         (part, "s") for part in ("environment", "data", "training", "test", "total")
@@ -331,8 +331,8 @@ def test_the_demo_from_nothing_to_a_report(machine):
 
 def test_a_second_demo_reuses_what_is_there_and_tests_only_newer_weights(machine):
     machine.run("scripts/demo.sh")
-    weights = machine.home / "checkpoints/SEG/latest_net_3TDCFNet.safetensors"
-    page = machine.home / "results/SEG/test_latest/index.html"
+    weights = machine.home / "checkpoints/DEMO/latest_net_3TDCFNet.safetensors"
+    page = machine.home / "results/DEMO/test_latest/index.html"
     weights.touch()
     os.utime(page, (weights.stat().st_mtime + 10,) * 2)
     assert machine.run("scripts/demo.sh").returncode == 0
@@ -364,7 +364,7 @@ def test_fresh_starts_over_and_leaves_other_runs_alone(machine):
     assert (machine.home / "checkpoints/MINE").is_dir()
 
 
-@pytest.mark.parametrize("folder", ["checkpoints/SEG", "results/SEG"])
+@pytest.mark.parametrize("folder", ["checkpoints/DEMO", "results/DEMO"])
 @pytest.mark.parametrize("arguments", [(), ("--fresh",)])
 def test_the_demo_does_not_touch_a_run_that_it_did_not_make(machine, folder, arguments):
     (machine.home / folder).mkdir(parents=True)
@@ -378,10 +378,10 @@ def test_the_demo_does_not_touch_a_run_that_it_did_not_make(machine, folder, arg
 
 def test_a_run_on_other_data_that_took_the_demos_place_is_not_touched(machine):
     machine.run("scripts/demo.sh")
-    (machine.home / "checkpoints/SEG/options.json").write_text('{"dataroot": "/their/smears"}')
+    (machine.home / "checkpoints/DEMO/options.json").write_text('{"dataroot": "/their/smears"}')
     assert machine.run("scripts/demo.sh", "--fresh").returncode == 2
-    assert (machine.home / "checkpoints/SEG/finished.json").exists()
-    (machine.home / "checkpoints/SEG/options.json").write_text('{"dataroot": "datasets/synthetic-demo"}')
+    assert (machine.home / "checkpoints/DEMO/finished.json").exists()
+    (machine.home / "checkpoints/DEMO/options.json").write_text('{"dataroot": "datasets/synthetic-demo"}')
     assert machine.run("scripts/demo.sh", "--fresh").returncode == 0
 
 
@@ -392,7 +392,7 @@ def test_the_users_own_data_of_that_name_are_used_and_never_removed(machine):
     assert not any("synthesize" in line for line in doors(machine))
     assert machine.run("scripts/demo.sh", "--fresh").returncode == 2
     assert (machine.home / "datasets/synthetic-demo/smear.png").exists()
-    assert (machine.home / "checkpoints/SEG/finished.json").exists(), "refused before anything was removed"
+    assert (machine.home / "checkpoints/DEMO/finished.json").exists(), "refused before anything was removed"
 
 
 def test_a_demo_trained_with_other_flags_is_not_passed_off_as_this_one(machine):
@@ -417,3 +417,10 @@ def test_an_unknown_option_is_an_error(machine, script):
     assert done.returncode == 2
     assert "unknown option --frehs" in done.stderr
     assert machine.told == []
+
+
+def test_the_demo_leaves_the_shipped_weights_alone():
+    """Its run has another name than the weights that come with the repository, which it would refuse to replace."""
+    name = re.search(r"^NAME=(\w+)$", (HOME / "scripts/demo.sh").read_text(), re.M)[1]
+    shipped = {path.parent.name for path in HOME.glob("checkpoints/*/shipped.json")}
+    assert shipped and name not in shipped

@@ -694,3 +694,18 @@ def test_a_new_tiers_start_is_soon_forgotten_by_the_average():
     trainer.average.steps = 5
     trainer.open_tier(2, 8)  # it is open already
     assert trainer.average.steps == 5
+
+
+def test_the_session_is_built_with_the_options_and_the_classes_counted(tmp_path):
+    from models.building import build_session
+    from options import parse_options
+
+    line = (
+        "--dataroot x --preset small --fineSize 64 --loadSize 64 --class_weights balanced --ema 0.9 --binary_stream no"
+    )
+    options = parse_options("train", [*line.split(), "--pretrained", "none"], prog="train", description="")
+    facts = {"samples": 8, "any_masks": True, "all_masks": True, "class_counts": (30, 10)}
+    built = build_session(options, torch.device("cpu"), RunFolder(tmp_path, "run"), {}, **facts)
+    assert built.trainer.class_weights.tolist() == pytest.approx([40 / 60, 2.0])
+    assert built.trainer.average.decay == 0.9 and built.trainer.network.tiers[0].binary is None
+    assert set(built.facts["starts"].values()) == {"random weights (--pretrained none)"}
