@@ -25,7 +25,10 @@ LARGEST_GRADIENT = 5.0
 
 @dataclass(frozen=True)
 class TrainerSettings:
-    """How to train; each field is the option of the same name."""
+    """How to train; each field is the option of the same name.
+
+    The defaults here are the plainest; the training command's own stand in ``options.definitions``.
+    """
 
     niter: int = 100
     niter_decay: int = 150
