@@ -25,9 +25,9 @@ class Augmentation:
     """What may vary between two views of one smear, how far, and how often.
 
     A probability is the chance that a sample gets that change; a pair is the range that the change is drawn from.
-    A smear has no up or down, so any rotation is as likely as any other. The stain changes by channel in optical density
-    (OD), because stain strength differs between laboratories and, in AneRBC, follows the class. For the same reason a
-    share of the samples is shown without any colour: what remains is shape and contrast.
+    A smear has no up or down, so any rotation is as likely as any other. The stain changes by channel in optical
+    density (OD), because stain strength differs between laboratories and, in AneRBC, follows the class. For the same
+    reason a share of the samples is shown without any colour: what remains is shape and contrast.
 
     Attributes:
         rotate, flip_x, flip_y, scale, crop, stain, light, blur, noise, grey: probabilities in [0, 1].
