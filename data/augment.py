@@ -150,7 +150,7 @@ class Augmentation:
         image, plane = warp(rgb, mask, params, crop_size, margin)
         image = jitter_stain(image, params["alpha"], params["beta"]).mul_(_illumination(params, crop_size, margin))
         if margin:
-            image = _blur_each(image, params["sigma"], margin)
+            image = blur_each(image, params["sigma"], margin)
         if self.noise > 0 and self.noise_std[1] > 0:
             image = image.addcmul_(_noise(params["noise_shift"], crop_size), _per_sample(params["noise_std"]))
         if self.grey > 0:
@@ -271,7 +271,7 @@ def _mixed(image: Tensor, mix: Tensor) -> Tensor:
     return plane
 
 
-def _blur_each(image: Tensor, sigma: Tensor, radius: int) -> Tensor:
+def blur_each(image: Tensor, sigma: Tensor, radius: int) -> Tensor:
     """Blur with a sigma per sample and cut ``radius`` pixels off each side.
 
     A sigma of 0 changes nothing, so a CPU skips those samples (and works in place); a GPU blurs all, because to ask

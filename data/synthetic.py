@@ -40,6 +40,7 @@ __all__ = [
 SYNTHESIS_VERSION = "2.0"
 MINIMUM_SIZE = 64
 MAXIMUM_SIZE = 4096
+MINIMUM_ZOOM, MAXIMUM_ZOOM = 0.5, 4.0
 # Drawn beyond each edge of the picture, so that blur and light do not know where the picture ends.
 MARGIN = 24
 _CELL_REACH_UM = 7.9
@@ -140,13 +141,14 @@ def artefacts_of(index: int, seed: int) -> Artefacts:
     return draw_artefacts(stream(seed, index, _ARTEFACTS))
 
 
-def synthesize(index: int, *, seed: int, size: int = 300) -> SyntheticSmear:
+def synthesize(index: int, *, seed: int, size: int = 300, zoom: float = 1.0) -> SyntheticSmear:
     """Make one smear; equal arguments give equal bytes, whatever was made before or beside it.
 
     Args:
         index: which image of the endless series, from 0.
         seed: which series, from 0.
         size: side of the square picture, pixels (a larger picture shows more cells, not larger ones).
+        zoom: how much larger than usual the microscope shows everything; the camera stays as sharp as it was.
 
     Returns:
         Picture and truth.
@@ -154,14 +156,15 @@ def synthesize(index: int, *, seed: int, size: int = 300) -> SyntheticSmear:
     Raises:
         UserError: an argument is out of range.
     """
-    check_arguments(seed=seed, size=size, index=index)
+    check_arguments(seed=seed, size=size, index=index, zoom=zoom)
+    camera = camera_of(index, seed)
     label, severity = label_and_severity(index, seed)
     plan = _Plan(
         image=(seed, index),
         size=size,
         subject=draw_subject(label, severity, stream(seed, index, _SUBJECT)),
         stain=stain_of(index, seed),
-        camera=camera_of(index, seed),
+        camera=replace(camera, pixels_per_um=camera.pixels_per_um * zoom),
         film=film_of(index, seed),
         artefacts=artefacts_of(index, seed),
     )
@@ -180,8 +183,8 @@ def synthesize(index: int, *, seed: int, size: int = 300) -> SyntheticSmear:
     return _smear(plan, rgb, painted, (others[plan.view], hidden), label, severity)
 
 
-def check_arguments(*, seed: int, size: int, index: int = 0) -> None:
-    """Raise UserError unless index and seed are not negative and the size can hold a smear."""
+def check_arguments(*, seed: int, size: int, index: int = 0, zoom: float = 1.0) -> None:
+    """Raise UserError unless index and seed are not negative, the size can hold a smear and the zoom a whole cell."""
     if index < 0 or seed < 0:
         name, value = ("index", index) if index < 0 else ("seed", seed)
         raise UserError(
@@ -193,6 +196,13 @@ def check_arguments(*, seed: int, size: int, index: int = 0) -> None:
             expected=f"{MINIMUM_SIZE} to {MAXIMUM_SIZE} pixels",
             found=str(size),
             remedy="give another size",
+        )
+    if not MINIMUM_ZOOM <= zoom <= MAXIMUM_ZOOM:
+        raise UserError(
+            "zoom of a synthetic smear",
+            expected=f"{MINIMUM_ZOOM:g} to {MAXIMUM_ZOOM:g}",
+            found=str(zoom),
+            remedy="give another zoom",
         )
 
 

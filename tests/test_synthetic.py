@@ -79,6 +79,17 @@ def test_index_and_seed_both_matter():
     assert not _same(base, synthesize(0, seed=4, size=SIDE))
 
 
+def test_zoom_enlarges_the_cells_and_not_the_picture() -> None:
+    usual, near = (synthesize(5, seed=3, size=SIDE, zoom=zoom) for zoom in (1.0, 2.0))
+    assert usual.rgb.shape == near.rgb.shape
+    diameters = [np.median([cell.diameter_px for cell in smear.cells]) for smear in (usual, near)]
+    assert diameters[1] / diameters[0] == pytest.approx(2, rel=0.1)
+    assert near.pixels_per_um == pytest.approx(2 * usual.pixels_per_um)
+    assert near.cells[0].diameter_um < 12
+    with pytest.raises(UserError, match="zoom"):
+        synthesize(5, seed=3, zoom=9.0)
+
+
 def test_classes_and_grades_are_balanced_and_not_in_a_fixed_order():
     drawn = [label_and_severity(index, 11) for index in range(400)]
     assert sum(label == ANEMIC for label, _ in drawn) == 200

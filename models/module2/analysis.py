@@ -1,0 +1,191 @@
+"""Module-II on one smear: bring it to scale, find its cells, measure and grade them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import ndimage
+
+from models.module2.finder import CELL_DIAMETER, CellFinder, CellMaps, load_finder, map_cells
+from models.module2.instances import Found, SplitSettings, at_own_size, resized_labels, split_cells
+from models.module2.kinds import KindLimits, kinds_of
+from models.module2.morphometry import CellTable, measure_cells
+from models.module2.scale import estimate_diameter, scaled
+from models.module2.severity import SeverityRule, score_cells, summarise
+from models.module2.smear_cells import BORDER, FRAGMENT, PLATELET, WHITE_CELL, LeftOut, SmearCells
+
+# The estimate is taken again from the cells found until it holds within this factor, at most so often.
+_SETTLED, _MOST_ROUNDS = 1.15, 3
+# With so few cells the estimate may be that of a clump; cells of these parts of it are then looked for as well.
+_FEW, _PARTS, _LEAST_LOOKED_FOR = 3, (2, 4), 8
+# An image is not enlarged beyond this: what was never photographed cannot be drawn.
+_MOST_ENLARGED = 3.0
+# Cells below this many pixels across are found, but their measures are guesses.
+LEAST_DIAMETER = 12.0
+# A platelet is smaller than this part of the red cells' diameter (2 to 4 of 7 micrometres; giant ones are as large).
+_PLATELET_BELOW = 0.62
+# Grey levels: a brightfield film is never so dark, a fluorescent or inverted one is.
+_DARK_FILM = 64
+
+
+@dataclass(frozen=True)
+class _Look:
+    """One attempt: the diameter looked for, what the finder said, and the median diameter of the cells found."""
+
+    diameter: float
+    maps: CellMaps
+    found: Found
+    seen: float
+
+    @property
+    def count(self) -> int:
+        return int(self.found.cells.max(initial=0))
+
+    @property
+    def settled(self) -> bool:
+        return bool(np.isfinite(self.seen)) and max(self.seen / self.diameter, self.diameter / self.seen) < _SETTLED
+
+
+@dataclass
+class CellAnalyser:
+    """Finds, measures and grades the cells of smears; call it with an image.
+
+    Attributes:
+        finder: the network, in evaluation mode.
+        device: where it runs.
+        cell_diameter: of the red cells in pixels; None to estimate it image by image.
+        um_per_px: size of a pixel in micrometres; None where unknown.
+        rule: constants of the severity score.
+        limits: cut-offs of the kinds.
+        settings: how maps become cells.
+    """
+
+    finder: CellFinder
+    device: torch.device
+    cell_diameter: float | None = None
+    um_per_px: float | None = None
+    rule: SeverityRule = field(default_factory=SeverityRule)
+    limits: KindLimits = field(default_factory=KindLimits)
+    settings: SplitSettings = field(default_factory=SplitSettings)
+
+    def __post_init__(self) -> None:
+        self.finder = self.finder.to(self.device).eval()
+
+    def __call__(self, rgb: npt.NDArray[np.uint8]) -> SmearCells:
+        """Find, measure and grade the cells of one image (H, W, 3) uint8, of any size."""
+        found, cells, diameter = self._find(rgb)
+        table = measure_cells(cells, rgb, um_per_px=self.um_per_px)
+        return SmearCells(
+            instances=cells,
+            mask=cells > 0,
+            table=table,
+            kinds=kinds_of(table, self.limits),
+            scores=score_cells(table, self.rule, self.limits),
+            summary=summarise(table, self.rule, self.limits),
+            left_out=left_out(table, found, cells.shape, diameter),
+            cell_diameter_px=diameter,
+            warnings=warnings_about(rgb, table, diameter),
+        )
+
+    def _find(self, rgb: npt.NDArray[np.uint8]) -> tuple[Found, npt.NDArray[np.int32], float]:
+        """What lies in the image at the finder's scale, its red cells at its own size, and their diameter."""
+        diameter = self.cell_diameter or estimate_diameter(rgb)
+        if not np.isfinite(diameter):
+            nothing = np.zeros(rgb.shape[:2], np.int32)
+            return Found(nothing, nothing, nothing), nothing, float("nan")
+        look = self._look(rgb, diameter) if self.cell_diameter else self._settled(rgb, diameter)
+        if not self.cell_diameter and look.count <= _FEW:
+            look = next((closer for closer in self._closer(rgb, diameter) if closer.count > 2 * _FEW), look)
+        cells = at_own_size(look.found.cells, look.maps, rgb.shape[:2], self.settings.cell_above)
+        return look.found, cells, look.diameter
+
+    def _look(self, rgb: npt.NDArray[np.uint8], diameter: float) -> _Look:
+        """Find the cells of an image as if their diameter were known."""
+        factor = min(CELL_DIAMETER / diameter, _MOST_ENLARGED)
+        maps = map_cells(self.finder, scaled(rgb, factor), self.device)
+        found = split_cells(maps, self.settings)
+        return _Look(diameter, maps, found, typical_diameter(found.cells) / factor)
+
+    def _settled(self, rgb: npt.NDArray[np.uint8], diameter: float) -> _Look:
+        """Find the cells, and again at the diameter that they turn out to have, until it is the one looked for."""
+        look = self._look(rgb, diameter)
+        for _ in range(_MOST_ROUNDS - 1):
+            if look.settled or not np.isfinite(look.seen):
+                break
+            look = self._look(rgb, look.seen)
+        return look
+
+    def _closer(self, rgb: npt.NDArray[np.uint8], diameter: float) -> Iterator[_Look]:
+        """Look for smaller cells: a clump without a gap passes for a few large ones."""
+        looks = (self._settled(rgb, diameter / part) for part in _PARTS if diameter / part >= _LEAST_LOOKED_FOR)
+        return (look for look in looks if look.settled)
+
+
+def typical_diameter(cells: npt.NDArray[np.int32]) -> float:
+    """Diameter of the disc of the median area of a map's cells, pixels; NaN of none."""
+    areas = np.bincount(cells.ravel())[1:]
+    areas = areas[areas > 0]
+    return float(2 * np.sqrt(np.median(areas) / np.pi)) if len(areas) else float("nan")
+
+
+def left_out(table: CellTable, found: Found, shape: tuple[int, ...], diameter: float) -> list[LeftOut]:
+    """List what is not measured: red cells cut by the border, platelets, white cells, fragments.
+
+    Whether something stained that is no red cell is a platelet or a white cell is told by its size alone.
+    """
+    size = shape[0], shape[1]
+    listed = [
+        LeftOut(float(table.x[row]), float(table.y[row]), int(table.area_px[row]), BORDER, int(table.cell[row]))
+        for row in np.flatnonzero(table.border)
+    ]
+    listed += [LeftOut(*spot, FRAGMENT) for spot in _spots(resized_labels(found.fragments, size))]
+    for x, y, area in _spots(resized_labels(found.others, size)):
+        across = 2 * np.sqrt(area / np.pi)
+        listed.append(LeftOut(x, y, area, PLATELET if across < _PLATELET_BELOW * diameter else WHITE_CELL))
+    return listed
+
+
+def _spots(labels: npt.NDArray[np.int32]) -> list[tuple[float, float, int]]:
+    """Column, row and area of everything in a map."""
+    areas = np.bincount(labels.ravel())
+    numbers = np.flatnonzero(areas[1:]) + 1
+    if not len(numbers):
+        return []
+    middles = ndimage.center_of_mass(labels > 0, labels, numbers)
+    return [(float(x), float(y), int(areas[n])) for n, (y, x) in zip(numbers, middles, strict=True)]
+
+
+def warnings_about(rgb: npt.NDArray[np.uint8], table: CellTable, diameter: float) -> list[str]:
+    """What a reader must know of an image before believing its figures."""
+    said = []
+    if np.median(rgb[..., 1]) < _DARK_FILM:
+        said.append("the film is dark: an inverted or fluorescent image? Cells are looked for as dark on a light film")
+    if not len(table):
+        said.append("no red cell was found")
+    elif table.border.all():
+        said.append("every red cell is cut by the border: nothing is measured")
+    elif diameter < LEAST_DIAMETER:
+        said.append(
+            f"red cells are {diameter:.0f} pixels across: below {LEAST_DIAMETER:.0f}, shape and pallor are guesses"
+        )
+    return said
+
+
+def build_analyser(options: Any, device: torch.device) -> Callable[[npt.NDArray[np.uint8]], SmearCells]:
+    """The analyser that a command's options ask for.
+
+    Args:
+        options: with ``cell_diameter`` and ``um_per_px``, 0 where they are not known.
+        device: where the finder runs.
+
+    Raises:
+        UserError: the finder's weights are missing or damaged.
+    """
+    return CellAnalyser(
+        load_finder(), device, cell_diameter=options.cell_diameter or None, um_per_px=options.um_per_px or None
+    )

@@ -1,0 +1,124 @@
+"""From the cell finder's maps to single cells at the image's own size, and to what is no red cell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from scipy import ndimage
+
+from models.module2.finder import CELL_DIAMETER, CellMaps
+
+Labels = npt.NDArray[np.int32]
+Number = TypeVar("Number", np.int32, np.float32)
+
+
+@dataclass(frozen=True)
+class SplitSettings:
+    """How maps become cells; set on synthetic validation smears (docs/module2.md).
+
+    Attributes:
+        cell_above: probability from which a pixel belongs to a red cell.
+        gap_weight: part of the gap's probability that is taken off the distance.
+        smoothing: standard deviation of the Gaussian over the distance, pixels at the finder's scale.
+        peak: a cell's middle rises so much above the ridges around it, in parts of the distance.
+        largest_hole: holes in a cell have at most this part of the area of a disc of ``CELL_DIAMETER``; larger ones are
+            film between cells.
+        least_area: red cells have at least this part of the area of a disc of ``CELL_DIAMETER``.
+        other_above: probability from which a pixel belongs to a platelet or a white cell.
+    """
+
+    cell_above: float = 0.5
+    gap_weight: float = 0.5
+    smoothing: float = 1.0
+    peak: float = 0.08
+    largest_hole: float = 0.2
+    least_area: float = 0.08
+    other_above: float = 0.5
+
+
+@dataclass(frozen=True)
+class Found:
+    """What lies in an image, (H, W) int32 each, 0 = nothing, else a number from 1 without gaps.
+
+    Attributes:
+        cells: red cells.
+        others: platelets and white cells.
+        fragments: what looks like a red cell and is too small for one.
+    """
+
+    cells: Labels
+    others: Labels
+    fragments: Labels
+
+
+def split_cells(maps: CellMaps, settings: SplitSettings | None = None) -> Found:
+    """Split the maps' red cells into single ones by a watershed of the distance, at the maps' own scale.
+
+    The watershed is scikit-image's (after Soille & Ansoult, 1990), from the h-maxima of the distance less the gaps.
+    """
+    from skimage.morphology import h_maxima
+    from skimage.segmentation import watershed
+
+    settings = settings or SplitSettings()
+    mask = _without_holes(maps.red_cell > settings.cell_above, settings.largest_hole)
+    depth = ndimage.gaussian_filter(maps.distance - settings.gap_weight * maps.gap, settings.smoothing)
+    depth = np.clip(depth, 0, 1).astype(np.float32)
+    middles, _ = ndimage.label(h_maxima(depth, settings.peak))
+    labels = watershed(-depth, np.where(mask, middles, 0), mask=mask).astype(np.int32)
+    areas = np.bincount(labels.ravel())
+    small = areas < settings.least_area * np.pi / 4 * CELL_DIAMETER**2
+    others, _ = ndimage.label((maps.other > settings.other_above) & ~mask)
+    return Found(
+        numbered(np.where(small[labels], 0, labels)),
+        others.astype(np.int32),
+        numbered(np.where(small[labels], labels, 0)),
+    )
+
+
+def _without_holes(mask: npt.NDArray[np.bool_], largest: float) -> npt.NDArray[np.bool_]:
+    holes, _ = ndimage.label(ndimage.binary_fill_holes(mask) & ~mask)
+    small = np.bincount(holes.ravel()) <= largest * np.pi / 4 * CELL_DIAMETER**2
+    small[0] = False
+    return mask | small[holes]
+
+
+def numbered(labels: npt.NDArray[np.integer]) -> Labels:
+    """Number what occurs in a map from 1 without gaps; 0 stays."""
+    found = np.bincount(labels.ravel()) > 0
+    found[0] = False
+    return np.where(found, np.cumsum(found), 0).astype(np.int32)[labels]
+
+
+def at_own_size(labels: Labels, maps: CellMaps, shape: tuple[int, int], cell_above: float) -> Labels:
+    """Bring red cells back to the image's own size: the outer edge from the probability, so that it is no staircase.
+
+    Args:
+        labels: (h, w) cells at the finder's scale.
+        maps: what they were made from.
+        shape: (H, W) of the image.
+        cell_above: as in ``SplitSettings``.
+
+    Returns:
+        (H, W), the same numbers; one whose every pixel was lost is missing.
+    """
+    from skimage.segmentation import expand_labels
+
+    if labels.shape == shape:
+        return labels
+    inside = _resized(maps.red_cell, shape, Image.Resampling.BILINEAR) > cell_above
+    # Beyond its edge a cell goes on for two pixels, so that the edge drawn at full size finds it everywhere.
+    wide = _resized(expand_labels(labels, 2).astype(np.int32), shape, Image.Resampling.NEAREST)
+    return np.where(inside, wide, 0).astype(np.int32)
+
+
+def resized_labels(labels: Labels, shape: tuple[int, int]) -> Labels:
+    """A map of numbers at another size, each pixel the nearest one's."""
+    return labels if labels.shape == shape else _resized(labels, shape, Image.Resampling.NEAREST)
+
+
+def _resized(plane: npt.NDArray[Number], shape: tuple[int, int], how: Image.Resampling) -> npt.NDArray[Number]:
+    return np.asarray(Image.fromarray(plane).resize((shape[1], shape[0]), how))
