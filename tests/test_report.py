@@ -345,7 +345,7 @@ def test_many_images_stay_light(tmp_path):
     assert len(page.rows()) == 12_000
     assert page.rows()[7] == [
         "00007.png", "test", "g7", 1, 1, [0.25, 0.5, 0.75, 0.812], 0.9,
-        "./images/00007.png", None, "./masks/00007.png.png", "./o.png",
+        "./images/00007.png", None, "./masks/00007.png.png", "./o.png", None, None,
     ]  # fmt: skip
     assert len(page.all("article", **{"class": "image panel right"})) == 25  # half of the first fifty, for no script
     assert len(page.source) < 4_000_000
@@ -357,7 +357,8 @@ def test_without_anything_there_is_still_a_page(tmp_path):
     assert page.all("section") == []
     assert "Research use only." in page.text
     unlabelled = page_of(tmp_path, Report(title="p", images=[image_row("x", label_true=None, dice=None, prob={})]))
-    assert [e[1]["id"] for e in unlabelled.all("section")] == ["images"]
+    assert [e[1]["id"] for e in unlabelled.all("section")] == ["severity", "images"]
+    assert "Module-II did not run" in unlabelled.section("severity")
     assert unlabelled.section("images").count("not evaluated") == 4
 
 

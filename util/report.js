@@ -3,7 +3,7 @@
 (() => {
   const data = JSON.parse(document.getElementById("image-rows").textContent);
   const PER_PAGE = data.per_page;
-  const [NAME, SPLIT, GROUP, TRUTH, CALLED, PROBABILITY, DICE, SMEAR, TRUE_MASK, PREDICTED, OVERLAY] = data.columns.keys();
+  const [NAME, SPLIT, GROUP, TRUTH, CALLED, PROBABILITY, DICE, SMEAR, TRUE_MASK, PREDICTED, OVERLAY, CELLS, CELLS_PAGE] = data.columns.keys();
   const list = document.getElementById("image-list");
   const search = document.getElementById("image-search");
   const split = document.getElementById("image-split");
@@ -67,6 +67,9 @@
       element("p", {}, told), element("p", {}, data.splits[row[SPLIT]] ?? row[SPLIT]),
       element("p", {}, "group ", element("bdi", {}, row[GROUP])));
     if (row[DICE] !== null) about.append(element("p", {}, `Dice ${row[DICE].toFixed(3)}`));
+    if (row[CELLS] !== null) {
+      about.append(element("p", {}, row[CELLS_PAGE] === null ? row[CELLS] : element("a", { href: row[CELLS_PAGE] }, row[CELLS])));
+    }
     const pictures = element("div", { class: "pictures" }, picture(row, SMEAR, "smear"), picture(row, TRUE_MASK, "true mask"),
       picture(row, PREDICTED, "predicted mask"), picture(row, OVERLAY, "overlay"));
     const tiers = element("ul", { class: "tiers" }, ...data.heads.map((title, index) => tier(row, title, index)));

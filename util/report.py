@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import numpy as np
@@ -39,14 +39,19 @@ from util.files import atomic_write
 from util.metrics import THRESHOLD
 from util.results import encoded_image
 
+if TYPE_CHECKING:
+    from util.cell_report import CellGallery
+
 PER_PAGE = 50
 FEWEST_IMAGES, FEWEST_GROUPS = 30, 10  # below them no claim about accuracy is made
 THUMBNAIL_SIZE = 480
 PREDICTED_COLOUR, TRUE_COLOUR = (230, 159, 0), (0, 114, 178)  # Okabe and Ito's orange and blue: light beside dark
-FILES = ("predictions.csv", "predictions_train.csv", "predictions_val.csv", "metrics.json")
+FILES = (
+    "predictions.csv", "predictions_train.csv", "predictions_val.csv", "cells.csv", "left_out.csv", "metrics.json",
+)  # fmt: skip
 ROW_COLUMNS = (
     "name", "split", "group", "label_true", "label_pred", "prob", "dice",
-    "smear", "true_mask", "predicted_mask", "overlay",
+    "smear", "true_mask", "predicted_mask", "overlay", "cells", "cells_page",
 )  # fmt: skip
 METRICS = {
     "accuracy": "Accuracy",
@@ -81,6 +86,11 @@ class ImageRow:
         true_mask: or None where there is none.
         predicted_mask: path.
         overlay: path.
+        cell_count: its red cells, or None where none were looked for.
+        overlapped_count: those that touch another.
+        severity: Mild, Chronic, or None.
+        severity_score: mean severity of its cells, or None.
+        cells_page: path of the page of its cells, or None.
     """
 
     name: str
@@ -94,6 +104,11 @@ class ImageRow:
     true_mask: str | None
     predicted_mask: str
     overlay: str
+    cell_count: int | None = None
+    overlapped_count: int | None = None
+    severity: str | None = None
+    severity_score: float | None = None
+    cells_page: str | None = None
 
 
 @dataclass
@@ -109,6 +124,7 @@ class Report:
         history: one dict per epoch, see ``util.figures.training_curves``.
         warnings: sentences that the reader must see first.
         options: name to value, or to {"value": ..., "default": ...}; then those that differ come first.
+        cells: what Module-II found, or None where it did not run.
     """
 
     title: str
@@ -118,6 +134,7 @@ class Report:
     history: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
+    cells: CellGallery | None = None
 
 
 def write_report(folder: Path, report: Report) -> Path:
@@ -143,8 +160,8 @@ def write_report(folder: Path, report: Report) -> Path:
         tags.meta(charset="utf-8"),
         tags.meta(name="viewport", content="width=device-width, initial-scale=1"),
         tags.meta(name="color-scheme", content="light dark"),
-        tags.meta({"http-equiv": "Content-Security-Policy"}, content=_security_policy(script)),
-        tags.style(raw(_beside("report.css"))),
+        tags.meta({"http-equiv": "Content-Security-Policy"}, content=security_policy(script)),
+        tags.style(raw(_beside("report.css") + (report.cells.style() if report.cells else ""))),
     )
     built = [(section, section.build(report)) for section in SECTIONS]
     shown = [(section, content) for section, content in built if content]
@@ -165,7 +182,7 @@ def _beside(name: str) -> str:
     return Path(__file__).with_name(name).read_text(encoding="utf-8")
 
 
-def _security_policy(script: str) -> str:
+def security_policy(script: str) -> str:
     """A policy that lets this page's one script run and nothing from any network; a second wall behind escaping."""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     pictures = "img-src 'self' file: data:; style-src 'unsafe-inline'"
@@ -187,7 +204,8 @@ def _rows_json(report: Report) -> str:
     rows = [
         [printable(row.name), printable(row.split), printable(row.group), row.label_true, row.label_pred,
          [_finite(row.prob.get(head)) for head in HEADS], _finite(row.dice),
-         *(None if getattr(row, key) is None else link_to(getattr(row, key)) for key in PICTURES)]
+         *(None if getattr(row, key) is None else link_to(getattr(row, key)) for key in PICTURES),
+         cell_words(row), None if row.cells_page is None else link_to(row.cells_page)]
         for row in report.images
     ]  # fmt: skip
     content: dict[str, Any] = {"columns": ROW_COLUMNS, "heads": list(HEADS.values()), "classes": CLASSES}
@@ -195,6 +213,16 @@ def _rows_json(report: Report) -> str:
     content["missing"] = [_missing(report, head) for head in HEADS]
     text = json.dumps(content, allow_nan=False, separators=(",", ":"))  # ASCII, so U+2028 is escaped too
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def cell_words(row: ImageRow) -> str | None:
+    """An image's cells and grade in a few words; None where no cells were looked for."""
+    if row.cell_count is None:
+        return None
+    words = f"{row.cell_count:,} red {'cell' if row.cell_count == 1 else 'cells'}"
+    words += "" if row.overlapped_count is None else f", {row.overlapped_count:,} overlapped"
+    score = "" if _finite(row.severity_score) is None else f" ({row.severity_score:.3f})"
+    return f"{words}, {printable(row.severity)}{score}" if row.severity else f"{words}, not graded"
 
 
 def _finite(value: Any) -> float | None:
@@ -323,11 +351,11 @@ def _header(report: Report) -> Any:
     items = tags.ul(cls="notices")
     for grave, heading, sentence in notices(report):
         sign = "\N{WARNING SIGN}\N{VARIATION SELECTOR-15} " if grave else ""
-        text = [tags.b(sign + printable(heading)), _outside(sentence)]
+        text = [tags.b(sign + printable(heading)), outside(sentence)]
         items.add(tags.li(*text, cls="notice strong" if grave else "notice"))
     return tags.header(
         tags.div(
-            tags.p("3-TierDCFNet", cls="eyebrow"), tags.h1(_outside(report.title)), _facts(report), items, cls="wide"
+            tags.p("3-TierDCFNet", cls="eyebrow"), tags.h1(outside(report.title)), _facts(report), items, cls="wide"
         ),
         cls="top",
     )
@@ -343,7 +371,7 @@ def _facts(report: Report) -> Any:
     facts += [("Images", scores.get("n", len(report.images) or None)), ("Groups", scores.get("n_groups"))]
     facts += [("Epoch", (_provenance(report).get("weights") or {}).get("epoch"))]
     facts += [("Tiers start from", _starts(report))]
-    items = [tags.li(f"{name} ", tags.b(_outside(value))) for name, value in facts if value not in (None, "")]
+    items = [tags.li(f"{name} ", tags.b(outside(value))) for name, value in facts if value not in (None, "")]
     return tags.ul(*items, cls="facts")
 
 
@@ -372,7 +400,7 @@ def _footer(folder: Path) -> Any:
     return tags.footer(tags.div(tags.p(*links), tags.p("Research use only, not for diagnosis."), cls="wide"))
 
 
-def _outside(text: Any) -> Any:
+def outside(text: Any) -> Any:
     """A text from outside, in an element of its own so that a right-to-left name cannot turn its neighbours round."""
     from dominate import tags
 
@@ -547,7 +575,7 @@ def _score_row(name: str, key: str, scores: Mapping[str, Any]) -> Any:
         cells.append(tags.td(three_decimals(scores.get(metric)), tags.small(interval)))
     if not scores:
         cells = [tags.td(NOT_OPENED, colspan=3), tags.td(colspan=len(METRICS) - 1)]  # it stands under the accuracy
-    row = tags.tr(tags.th(_outside(name), scope="row"), *cells)
+    row = tags.tr(tags.th(outside(name), scope="row"), *cells)
     if key == "global":
         row["class"] = "global"
     return row
@@ -624,7 +652,7 @@ def gate_history(report: Report) -> Tags:
             tags.td(f"{entry.epoch:g}"),
             *[tags.td(three_decimals(value)) for value in (entry.train, entry.threshold, entry.val)],
             tags.td(f"{marks[entry.outcome]} {words[entry.outcome]}", cls="outcome"),
-            tags.td(_outside(entry.reason)),
+            tags.td(outside(entry.reason)),
         )
         for entry in entries
     ]
@@ -664,11 +692,16 @@ def _segmentation(report: Report) -> dict[str, Any]:
 
 
 def severity(report: Report) -> Tags:
-    """Module-II's figures as they stand in ``metrics.json``."""
+    """Module-II's cells and grades, and its figures as they stand in ``metrics.json``."""
     from dominate import tags
 
     found = report.metrics.get("severity")
-    return [tags.div(_tree(found), cls="panel")] if found else []
+    figures_of_it: Tags = [tags.div(_tree(found), cls="panel")] if found else []
+    if report.cells is not None:
+        return report.cells.section() + figures_of_it
+    if not found and report.images:
+        return [_lead("Module-II did not run: no cell was found, measured or graded.")]
+    return figures_of_it
 
 
 def images(report: Report) -> Tags:
@@ -752,17 +785,27 @@ def _image_card(row: ImageRow, missing: Mapping[str, str]) -> Any:
     word = {"right": "right", "wrong": "wrong", "unknown": "no label"}[kind]
     truth = "truth unknown" if row.label_true is None else f"truly {CLASSES[row.label_true]}"
     about = [
-        tags.h3(_outside(row.name)),
+        tags.h3(outside(row.name)),
         tags.span(f"{mark} {word}", cls=f"verdict {kind}"),
         tags.p(f"called {CLASSES[row.label_pred]}, {truth}"),
         tags.p(printable(SPLITS.get(row.split, row.split))),
-        tags.p("group ", _outside(row.group)),
+        tags.p("group ", outside(row.group)),
         *([tags.p(f"Dice {three_decimals(row.dice)}")] if row.dice is not None else []),
+        *_cell_note(row),
     ]
     pictures = [_picture(row, key, caption) for key, caption in PICTURES.items()]
     tiers = [_tier_item(row, head, title, missing[head]) for head, title in HEADS.items()]
     parts = [tags.div(*about, cls="about"), tags.div(*pictures, cls="pictures"), tags.ul(*tiers, cls="tiers")]
     return tags.article(*parts, cls=f"image panel {kind}")
+
+
+def _cell_note(row: ImageRow) -> Tags:
+    from dominate import tags
+
+    words = cell_words(row)
+    if words is None:
+        return []
+    return [tags.p(tags.a(words, href=link_to(row.cells_page)) if row.cells_page else words)]
 
 
 def _outcome(truth: int | None, called: int) -> tuple[str, str]:
@@ -820,8 +863,8 @@ def _tree(value: Any) -> Any:
         pairs = [(tags.dt(printable(_spaced(key))), tags.dd(_tree(item))) for key, item in value.items()]
         return tags.dl(*[tag for pair in pairs for tag in pair], cls="plain")
     if isinstance(value, list | tuple):
-        return _outside(", ".join(map(_plain_text, value)))
-    return _outside(_plain_text(value))
+        return outside(", ".join(map(_plain_text, value)))
+    return outside(_plain_text(value))
 
 
 def _spaced(key: Any) -> str:
@@ -846,8 +889,8 @@ def _options_table(options: Mapping[str, Any]) -> Tags:
     for name, given in options.items():
         full = isinstance(given, Mapping) and "value" in given
         value, default = (given["value"], given.get("default")) if full else (given, None)
-        cells = [tags.td(_outside(value)), *([tags.td(_outside(default))] if full else [])]
-        (plain if not full else changed if value != default else same).append(tags.tr(tags.th(_outside(name)), *cells))
+        cells = [tags.td(outside(value)), *([tags.td(outside(default))] if full else [])]
+        (plain if not full else changed if value != default else same).append(tags.tr(tags.th(outside(name)), *cells))
     head = ("Option", "Value", "Default")
     found: Tags = [_table(head, changed, "Options that differ from their default", cls="texts")] if changed else []
     for rows, title, columns in ((plain, "options", 2), (same, "options at their default", 3)):
