@@ -72,6 +72,7 @@ def main() -> int:
     print(describe(options), flush=True)
     data, session = prepare(options)
 
+    from models.grading import learn_severity_of_run
     from util.console import epoch_line, gate_line, progress_bar
 
     view = open_view(options, session.folder)
@@ -85,7 +86,10 @@ def main() -> int:
             view.mark_gate(decision.as_row())
             view.show_images(*session.examples(data.val))
     view.close()
-    return 0 if session.finish(time.perf_counter() - begun) else 3
+    if not session.finish(time.perf_counter() - begun):
+        return 3
+    learn_severity_of_run(options, data, session.folder, session.trainer.device)
+    return 0
 
 
 if __name__ == "__main__":

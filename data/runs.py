@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,7 @@ class TrainingData:
         learned: the images of train and val, by name and fingerprint.
         colours: of the train images.
         stain: of the train images.
+        learned_from: the records of the train side.
     """
 
     smears: DecodedSmears
@@ -70,6 +72,7 @@ class TrainingData:
     learned: Learned
     colours: ColourRecord
     stain: StainReference
+    learned_from: Sequence[SmearRecord] = ()
 
     def record(self, split_path: Path) -> None:
         """Write the split, and beside it what a test compares its images with: fingerprints, colours, stain.
@@ -87,6 +90,19 @@ class TrainingData:
         """How many training images are labelled Healthy and Anemic."""
         labels = self.smears.labels[self.train.indices]
         return int((labels == HEALTHY).sum()), int((labels == ANEMIC).sum())
+
+    @property
+    def grade_counts(self) -> dict[str, int]:
+        """How many training images bear each grade of severity."""
+        return dict(Counter(record.severity for record in self.learned_from if record.severity))
+
+    def graded(self) -> Iterator[tuple[np.ndarray, str]]:
+        """Pixels, as the files hold them, and grade of every graded training image.
+
+        Raises:
+            UserError: a file cannot be read any more.
+        """
+        return ((read_smear(record), record.severity) for record in self.learned_from if record.severity)
 
     @property
     def any_masks(self) -> bool:
@@ -143,7 +159,7 @@ def load_training_data(options: Any, device: torch.device, split_path: Path) -> 
     )
     learned = learned_by_all(_learned(dataset, rows), earlier, options.init_from)
     colours, stain = ColourRecord.of(smears, count), StainReference.of(smears, count)
-    return TrainingData(smears, train, val, rows, facts, learned, colours, stain)
+    return TrainingData(smears, train, val, rows, facts, learned, colours, stain, parts["train"].records)
 
 
 def _learned_by_start(options: Any, split_path: Path) -> Learned | None:

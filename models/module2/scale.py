@@ -7,8 +7,9 @@ import numpy.typing as npt
 from PIL import Image
 from scipy import ndimage
 
-# Larger images are looked at reduced to this side: enough cells remain, and the time does not grow.
-_SEEN_SIDE = 1600
+# An image is looked at reduced to the first of these sides at which its cells are so many pixels across: the time does
+# not grow with the image, and enough cells remain.
+_SEEN_SIDES, _SEEN_DIAMETER = (400, 800, 1600), 12.0
 # Peaks of the distance to the field that rise less than this above their surroundings are one peak, pixels.
 _PEAK = 0.75
 _LEAST_RADIUS = 2.0
@@ -27,11 +28,20 @@ def estimate_diameter(rgb: npt.NDArray[np.uint8]) -> float:
     Returns:
         Pixels of the image; NaN where nothing stands out.
     """
+    for side in _SEEN_SIDES:
+        factor = min(1.0, side / max(rgb.shape[:2]))
+        diameter = _estimate(_reduced(rgb[..., 1], factor))
+        if diameter >= _SEEN_DIAMETER or factor == 1.0:
+            break
+    return diameter / factor
+
+
+def _estimate(plane: npt.NDArray[np.uint8]) -> float:
+    """The same of one plane (H, W), as it is."""
     from skimage.filters import threshold_otsu
     from skimage.morphology import h_maxima
 
-    factor = min(1.0, _SEEN_SIDE / max(rgb.shape[:2]))
-    green = ndimage.gaussian_filter(_reduced(rgb[..., 1], factor).astype(np.float32), 1)
+    green = ndimage.gaussian_filter(plane.astype(np.float32), 1)
     if green.max() - green.min() < 1:
         return float("nan")
     stained = ndimage.binary_fill_holes(green < threshold_otsu(green))
@@ -43,7 +53,7 @@ def estimate_diameter(rgb: npt.NDArray[np.uint8]) -> float:
     if not len(radii):
         return float("nan")
     covered = np.cumsum(radii**2)
-    return float(2 * radii[np.searchsorted(covered, covered[-1] / 2)] / factor)
+    return float(2 * radii[np.searchsorted(covered, covered[-1] / 2)])
 
 
 def _reduced(plane: npt.NDArray[np.uint8], factor: float) -> npt.NDArray[np.uint8]:

@@ -41,7 +41,14 @@ def summary_features(summary: SmearSummary) -> npt.NDArray[np.float64] | None:
 
 @dataclass(frozen=True)
 class SeverityHead:
-    """The head's numbers, (F,) each but the bias, and how many images of either grade it has learned from."""
+    """The head's numbers, (F,) each but the bias, and what it has learned from.
+
+    Attributes:
+        mean, scale: of the features.
+        weight, bias: of the standardised features.
+        mild, chronic: images of either grade.
+        micrometres: whether a pixel's size was known; without it sizes are relative, which is another measure.
+    """
 
     mean: tuple[float, ...]
     scale: tuple[float, ...]
@@ -49,14 +56,18 @@ class SeverityHead:
     bias: float
     mild: int
     chronic: int
+    micrometres: bool = False
 
     @classmethod
-    def fit(cls, features: Sequence[npt.NDArray[np.float64]], chronic: Sequence[bool]) -> SeverityHead:
+    def fit(
+        cls, features: Sequence[npt.NDArray[np.float64]], chronic: Sequence[bool], *, micrometres: bool = False
+    ) -> SeverityHead:
         """Learn from graded images; both grades weigh the same, however many images bear them.
 
         Args:
             features: of each image, see ``summary_features``.
             chronic: whether each is graded Chronic.
+            micrometres: whether a pixel's size was known.
 
         Raises:
             UserError: fewer than ``LEAST_OF_EACH`` images of either grade.
@@ -77,7 +88,7 @@ class SeverityHead:
         model = LogisticRegression(C=_PENALTY, class_weight="balanced", max_iter=1000)
         model.fit(scaler.transform(np.stack(features)), severe)
         mean, scale, weight = (tuple(map(float, v)) for v in (scaler.mean_, scaler.scale_, model.coef_[0]))
-        return cls(mean, scale, weight, float(model.intercept_[0]), *counts)
+        return cls(mean, scale, weight, float(model.intercept_[0]), *counts, micrometres)
 
     def probability(self, features: npt.NDArray[np.float64]) -> float:
         """Chance that an image is Chronic."""
@@ -126,4 +137,5 @@ class SeverityHead:
         lengths = {len(values) for values in (mean, scale, weight)}
         if lengths != {len(FEATURES)} or not all(map(math.isfinite, (*mean, *scale, *weight, bias))) or min(scale) <= 0:
             raise ValueError("numbers that are missing or not finite")
-        return cls(mean, scale, weight, bias, int(content["mild"]), int(content["chronic"]))
+        counts = int(content["mild"]), int(content["chronic"])
+        return cls(mean, scale, weight, bias, *counts, bool(content["micrometres"]))
