@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-TRAIN, TEST = "train", "test"
-BOTH = (TRAIN, TEST)
+TRAIN, TEST, PREDICT = "train", "test", "predict"
+LABELLED = (TRAIN, TEST)  # those that read labels and masks
+JUDGING = (TEST, PREDICT)  # those that ask a trained network
 LARGEST_SEED = 2**32 - 1  # numpy's legacy generator takes no larger one
 
 
@@ -20,7 +21,7 @@ class Option:
         default: the value without the flag; its type is the option's type unless ``parse`` says otherwise.
         help: one or two sentences for ``--help`` and the documentation.
         group: the heading of ``--help`` it stands under.
-        commands: which of "train" and "test" take it.
+        commands: which of "train", "test" and "predict" take it.
         spellings: further flags that mean the same.
         choices: the allowed values, or empty for any.
         parse: text to value; raises ValueError with a message fit for the user.
@@ -31,7 +32,7 @@ class Option:
     default: Any
     help: str
     group: str
-    commands: tuple[str, ...] = BOTH
+    commands: tuple[str, ...] = (TRAIN, TEST, PREDICT)
     spellings: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
     parse: Callable[[str], Any] | None = None
@@ -61,6 +62,18 @@ def fraction(text: str) -> float:
     if not 0.0 <= value <= 1.0:
         raise ValueError("must lie between 0 and 1")
     return value
+
+
+def zero_or_between(low: float, high: float) -> Callable[[str], float]:
+    """A parser of sizes that may be unknown: 0, or a number from ``low`` to ``high``."""
+
+    def parse(text: str) -> float:
+        value = float(text)
+        if value != 0 and not low <= value <= high:
+            raise ValueError(f"must be 0 (not known) or a number from {low:g} to {high:g}")
+        return value
+
+    return parse
 
 
 def view_count(text: str) -> int:
@@ -144,14 +157,16 @@ _SCHEDULE = "schedule"
 _GATE = "gate (validation points between the tiers)"
 _SAVE = "saving and resuming"
 _DISPLAY = "display"
-_TEST = "test"
+_TEST = "test and prediction"
+_CELLS = "cells (Module-II)"
 
 OPTIONS: tuple[Option, ...] = (
     Option(
         "dataroot",
         "",
         "the smears: AneRBC's own tree (I or II), a paired tree with rgb/ and binary/, class folders, images with "
-        "their masks side by side, or a manifest.csv; `synthetic` is the embedded data set.",
+        "their masks side by side, or a manifest.csv; `synthetic` is the embedded data set. 3TDCFNet_predict.py also "
+        "takes any folder of images, one image, or a pattern in quotes such as 'smears/*.png'.",
         _RUN,
         required=True,
     ),
@@ -164,7 +179,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("name", "SEG", "name of the run: checkpoints/NAME and results/NAME.", _RUN, parse=run_name),
     Option("gpu_ids", "0", "GPU to use: 0, 1, ...; -1 is the CPU.", _RUN, parse=gpu_list),
     Option("checkpoints_dir", "./checkpoints", "folder of the runs' weights, options and logs.", _RUN),
-    Option("results_dir", "./results", "folder of the test reports.", _RUN, (TEST,)),
+    Option("results_dir", "./results", "folder of the reports.", _RUN, JUDGING),
     Option("seed", 0, "seed of the split, the weights, the order and the augmentation.", _RUN, parse=seed_number),
     Option(
         "deterministic",
@@ -200,6 +215,7 @@ OPTIONS: tuple[Option, ...] = (
         "column, folders, the synthesiser's truth), haemoglobin (a manifest's column or the blood-count reports, by "
         "WHO's cut-offs), none, or auto (labels where the data has any); module2 is not built yet.",
         _DATA,
+        LABELLED,
         choices=("auto", "none", "labels", "haemoglobin", "module2"),
     ),
     Option(
@@ -207,6 +223,7 @@ OPTIONS: tuple[Option, ...] = (
         8.0,
         "haemoglobin in g/dL below which an anemia is Chronic, for --severity_from haemoglobin; 8.0 is WHO's severe.",
         _DATA,
+        LABELLED,
         parse=at_least(0, float),
     ),
     Option(
@@ -214,6 +231,7 @@ OPTIONS: tuple[Option, ...] = (
         12.0,
         "haemoglobin in g/dL from which there is no anemia; WHO's 12.0 is for women, 13.0 for men.",
         _DATA,
+        LABELLED,
         parse=at_least(0, float),
     ),
     Option(
@@ -221,15 +239,17 @@ OPTIONS: tuple[Option, ...] = (
         "./datasets/cache",
         "folder where decoded images are kept, so that the next start need not decode them; it may be removed.",
         _DATA,
+        LABELLED,
     ),
     Option(
         "cache_gb",
         20.0,
         "size of that folder, GB, above which what was not used for longest goes.",
         _DATA,
+        LABELLED,
         parse=at_least(0, float),
     ),
-    Option("no_cache", False, "decode every image at every start and hold all in memory.", _DATA),
+    Option("no_cache", False, "decode every image at every start and hold all in memory.", _DATA, LABELLED),
     Option(
         "split_file",
         "",
@@ -287,6 +307,7 @@ OPTIONS: tuple[Option, ...] = (
         "what becomes of a run whose sides share a group or near-duplicate images, or of a test on images like those "
         "that the run has learned from: stop names two of them, report goes on and says so in the report.",
         _DATA,
+        LABELLED,
         choices=("stop", "report"),
     ),
     Option(
@@ -562,9 +583,9 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "which_epoch",
         "latest",
-        "weights to test: latest, best or an epoch number.",
+        "weights to use: latest, best or an epoch number.",
         _TEST,
-        (TEST,),
+        JUDGING,
         spellings=("epoch",),
         parse=checkpoint_choice,
     ),
@@ -589,7 +610,7 @@ OPTIONS: tuple[Option, ...] = (
         1,
         "views of each image, turned and mirrored, over which verdicts and masks are averaged: 1, 2, 4 or 8 (all).",
         _TEST,
-        (TEST,),
+        JUDGING,
         parse=view_count,
     ),
     Option(
@@ -602,6 +623,38 @@ OPTIONS: tuple[Option, ...] = (
         choices=("yes", "no"),
     ),
     Option("resamples", 1000, "bootstrap resamples of the intervals.", _TEST, (TEST,), parse=at_least(100)),
+    Option(
+        "cells",
+        "yes",
+        "find, measure and grade the red cells of every image, overlapping ones too: instances/, cells.csv and the "
+        "grade; a training ends by learning the grade from them. no leaves all of that out and takes less time.",
+        _CELLS,
+        choices=("yes", "no"),
+    ),
+    Option(
+        "cell_diameter",
+        0.0,
+        "diameter of a normal red cell in the images, pixels, for images of one magnification; 0 estimates it image by "
+        "image.",
+        _CELLS,
+        parse=zero_or_between(4, 2000),
+    ),
+    Option(
+        "um_per_px",
+        0.0,
+        "size of a pixel in micrometres, so that cells are measured and named by their true size; 0 is unknown, and "
+        "they are then compared with the image's own normal cells.",
+        _CELLS,
+        parse=zero_or_between(0.005, 10),
+    ),
+    Option(
+        "cell_pages",
+        100,
+        "images, the first so many, that get a page of their own with their cells.",
+        _CELLS,
+        JUDGING,
+        parse=at_least(0),
+    ),
     Option("display_id", 0, "visdom window id; 0 shows nothing.", _DISPLAY, parse=at_least(0)),
     Option("display_server", "http://localhost", "address of the visdom server.", _DISPLAY, (TRAIN,)),
     Option("display_port", 8097, "port of the visdom server.", _DISPLAY, (TRAIN,), parse=at_least(1)),
@@ -610,5 +663,5 @@ OPTIONS: tuple[Option, ...] = (
 
 
 def options_of(command: str) -> tuple[Option, ...]:
-    """The options that ``command`` ("train" or "test") takes, in the order of ``--help``."""
+    """The options that ``command`` ("train", "test" or "predict") takes, in the order of ``--help``."""
     return tuple(option for option in OPTIONS if command in option.commands)

@@ -17,7 +17,7 @@ OPTIONS_SCHEMA = 1
 _KINDS = {int: "a whole number", float: "a number", str: "a text", tuple: "a list of numbers"}
 # Options that say where or how to go on, not what the run is: a saved file must not carry them into another run.
 NOT_RELOADED = ("config", "continue_train", "overwrite", "gpu_ids")
-# A test sees the images as the run's training saw them.
+# A test or a prediction sees the images as the run's training saw them.
 FROM_RUN = (
     "loadSize",
     "fineSize",
@@ -56,8 +56,8 @@ class Options(argparse.Namespace):
     """The options of one command: an attribute each.
 
     Attributes:
-        command: "train" or "test", the command they belong to.
-        from_run: names of those that a test took from its run's options file.
+        command: "train", "test" or "predict", the command they belong to.
+        from_run: names of those that a test or a prediction took from its run's options file.
     """
 
     command: str
@@ -154,6 +154,12 @@ def refuse_unknown(parser: Parser, unknown: Sequence[str]) -> None:
     if not unknown:
         return
     flag = unknown[0].split("=")[0]
+    if not flag.startswith("-"):
+        raise UserError(
+            f"unexpected argument {unknown[0]!r}",
+            expected="one value to an option",
+            remedy="put a pattern or a name with spaces in quotes, such as 'smears/*.png'",
+        )
     near = difflib.get_close_matches(flag, parser.flags(), n=1, cutoff=0.5)
     lowered = {known.lower(): known for known in parser.flags()}
     suggestion = lowered.get(flag.lower()) or (near[0] if near else "")
@@ -229,7 +235,7 @@ def parse_options(command: str, argv: Sequence[str], *, prog: str, description: 
     """Parse a command line; what it leaves out comes from an options file (of the run, or named), else is the default.
 
     Args:
-        command: "train" or "test".
+        command: "train", "test" or "predict".
         argv: the arguments after the program's name.
         prog: the program's name in messages.
         description: first line of ``--help``.
@@ -251,7 +257,7 @@ def parse_options(command: str, argv: Sequence[str], *, prog: str, description: 
             expected="the folder of the smears, or the word synthetic",
             remedy=f"{prog} --dataroot FOLDER ...; `{prog} --help` says which folders are understood",
         )
-    from_run = tuple(name for name in reloaded if name not in named) if command == "test" else ()
+    from_run = tuple(name for name in reloaded if name not in named) if command != "train" else ()
     options = Options(command=command, from_run=from_run, **values)
     _check(options)
     if command == "train" and options.continue_train:
@@ -282,11 +288,13 @@ def _reloaded(command: str, given: argparse.Namespace) -> dict[str, Any]:
             )
         return {}  # no such run: the command itself says so
     stored = load_options(saved)
-    return stored if command == "train" else {name: stored[name] for name in FROM_RUN if name in stored}
+    if command == "train":
+        return stored
+    return {name: stored[name] for name in FROM_RUN if name in stored and name in defaults}
 
 
 def describe(options: Options) -> str:
-    """All options as a table: those that differ from their default with ``*`` and it, those of the tested run named."""
+    """All options as a table: those that differ from their default with ``*`` and it, those of the run named."""
     lines = ["-" * 17 + " Options " + "-" * 17]
     for option in options_of(options.command):
         value = getattr(options, option.name)

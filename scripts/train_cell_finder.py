@@ -34,7 +34,7 @@ from data.images import read_smear, read_truth  # noqa: E402
 from data.readers import read_dataroot  # noqa: E402
 from data.synthetic import SYNTHESIS_VERSION, synthesize  # noqa: E402
 from models.averaging import WeightAverage  # noqa: E402
-from models.module2.finder import CellFinder, map_cells, save_finder  # noqa: E402
+from models.module2.finder import CellFinder, load_finder, map_cells, save_finder  # noqa: E402
 from models.module2.finder_learning import finder_loss, target_maps, turned  # noqa: E402
 from models.module2.instances import split_cells  # noqa: E402
 from models.module2.matching import match_instances  # noqa: E402
@@ -71,6 +71,7 @@ def arguments() -> argparse.Namespace:
     add("--lr", type=float, default=2e-3, help="learning rate after the warm-up; it falls to 0 as a cosine")
     add("--seed", type=int, default=9000, help="of the synthetic smears and of the training")
     add("--gpu_ids", default="-1", help="0 for the first GPU, -1 for the CPU")
+    add("--start", type=Path, help="go on from these weights")
     add("--workers", type=int, default=2, help="processes that make synthetic smears")
     return parser.parse_args()
 
@@ -146,13 +147,13 @@ def bleached(rgb: Tensor, depth: Tensor, rng: np.random.Generator) -> Tensor:
     film = torch.quantile(rgb.flatten(2), 0.9, dim=2)[:, :, None, None]
     begins = torch.from_numpy(rng.uniform(0.15, 0.6, (count, 1, 1)).astype(np.float32))
     reach = torch.from_numpy(rng.uniform(0.1, 0.4, (count, 1, 1)).astype(np.float32))
-    pale = ((depth - begins) / reach).clamp(0, 1) * _field(count, 8, side, rng, 0.4) * 1.15
-    spots = (_field(count, 40, side, rng, 0.3) - 0.62).clamp(0) * 5 * ((depth - 0.2) / 0.2).clamp(0, 1)
+    pale = ((depth - begins) / reach).clamp(0, 1) * field(count, 8, side, rng, 0.4) * 1.15
+    spots = (field(count, 40, side, rng, 0.3) - 0.62).clamp(0) * 5 * ((depth - 0.2) / 0.2).clamp(0, 1)
     taken = torch.maximum(pale, spots.clamp(max=1.15))[:, None]
     return (rgb + taken * (film - rgb)).clamp(0, 1)
 
 
-def _field(count: int, cells: int, side: int, rng: np.random.Generator, share: float) -> Tensor:
+def field(count: int, cells: int, side: int, rng: np.random.Generator, share: float) -> Tensor:
     """Smooth random fields (B, C, C) of values in [0, 1] with ``cells`` independent ones along a side; some are 0."""
     coarse = torch.from_numpy(rng.random((count, 1, cells, cells), np.float32))
     shown = torch.from_numpy((rng.random((count, 1, 1)) < share).astype(np.float32))
@@ -172,9 +173,18 @@ def varied(rgb: Tensor, rng: np.random.Generator) -> Tensor:
     def some(share: float) -> Tensor:
         return torch.from_numpy((rng.random(count) < share).astype(np.float32))
 
+    # Cells may be as dark as nuclei usually are, and pale dirt may lie anywhere: size and shape must tell them.
+    strength = torch.exp(some(0.5) * drawn(*np.log((0.6, 4.0))))[:, None]
     stained = some(0.8)[:, None]
-    alpha, beta = 1 + stained * drawn(-0.25, 0.25, 3), stained * drawn(-0.06, 0.06, 3)
-    rgb = jitter_stain(rgb.clamp(min=1 / 512), alpha, beta) * (1 + some(0.5) * drawn(-0.1, 0.1))[:, None, None, None]
+    alpha, beta = strength * (1 + stained * drawn(-0.25, 0.25, 3)), stained * drawn(-0.06, 0.06, 3)
+    film = torch.quantile(rgb.flatten(2), 0.9, dim=2)[:, :, None, None]
+    dirt = (field(count, 12, rgb.shape[-1], rng, 0.3) - 0.6).clamp(min=0) * drawn(0.05, 0.35, 1)[..., None]
+    rgb = film * (rgb / film * 10 ** -dirt[:, None]).clamp(max=1.3)
+    rgb = (
+        film ** (1 - strength[..., None, None])
+        * jitter_stain(rgb.clamp(min=1 / 512), alpha, beta)
+        * (1 + some(0.5) * drawn(-0.1, 0.1))[:, None, None, None]
+    )
     rgb = torch.nn.functional.pad(rgb, (BLUR_RADIUS,) * 4, mode="reflect").contiguous()
     rgb = blur_each(rgb, some(0.4) * drawn(0, BLUR_RADIUS / 3), BLUR_RADIUS)
     noise = torch.from_numpy(rng.standard_normal(rgb.shape, np.float32))
@@ -230,7 +240,8 @@ def main() -> int:
     own = arguments()
     device = choose_device(own.gpu_ids)
     set_seed(own.seed % 2**32, deterministic=False)
-    finder = CellFinder().to(device).to(memory_format=torch.channels_last)
+    finder = load_finder(own.start) if own.start else CellFinder()
+    finder = finder.train().to(device).to(memory_format=torch.channels_last)
     trained = train(finder, own, device)
     score = validate(trained, device)
     settings = {"steps": own.steps, "batch": own.batchSize, "synthetic": own.synthetic, "seed": own.seed}

@@ -46,7 +46,7 @@ def page() -> str:
         "Where two spellings are given they mean the same. Every run prints its options, marks those that differ from\n"
         "their default, and saves them as `checkpoints/NAME/options.json`, which `--config` reads back."
     )
-    return "\n\n".join([head, table("train"), table("test")]) + "\n"
+    return "\n\n".join([head, *map(table, ("train", "test", "predict"))]) + "\n"
 
 
 if __name__ == "__main__":

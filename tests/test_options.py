@@ -109,7 +109,7 @@ def test_non_defaults_are_marked():
 
 
 def test_help_shows_every_option_in_its_group(capsys):
-    for command in ("train", "test"):
+    for command in ("train", "test", "predict"):
         with pytest.raises(SystemExit) as stop:
             parse("--help", command)
         assert stop.value.code == 0
@@ -174,6 +174,33 @@ def test_a_test_takes_sizes_and_seed_from_the_run(tmp_path):
     assert (over.loadSize, over.fineSize, over.seed) == (320, 300, 0)
     assert set(FROM_RUN) - set(over.from_run) == {"fineSize", "seed"}
     assert not any("[from the run]" in text for text in describe(over).splitlines() if "seed" in text)
+
+
+def test_a_prediction_takes_from_the_run_what_it_knows(tmp_path):
+    (tmp_path / "R").mkdir()
+    save_options(tmp_path / "R" / "options.json", parse("--dataroot t --loadSize 320 --fineSize 256 --seed 7"))
+    options = parse(f"--dataroot d --name R --checkpoints_dir {tmp_path} --load_size 300", "predict")
+    assert (options.dataroot, options.loadSize, options.fineSize, options.seed) == ("d", 300, 256, 7)
+    assert sorted(options.from_run) == ["fineSize", "seed", "synthetic_count"]
+    assert not hasattr(options, "severity_from")  # it has no labels to grade
+
+
+@pytest.mark.parametrize("command", ["train", "test", "predict"])
+def test_module_two_s_sizes_are_zero_or_possible(command):
+    asked = parse("--dataroot d --cell_diameter 64.5 --um_per_px 0.1 --cells no", command)
+    assert (asked.cell_diameter, asked.um_per_px, asked.cells) == (64.5, 0.1, "no")
+    plain = parse("--dataroot d", command)
+    assert (plain.cell_diameter, plain.um_per_px, plain.cells) == (0, 0, "yes")
+    assert getattr(plain, "cell_pages", None) == (None if command == "train" else 100)  # a training writes no page
+    for wrong in ("--cell_diameter 3.9", "--cell_diameter 2001", "--cell_diameter -5", "--um_per_px 10.1"):
+        with pytest.raises(UserError, match=r"must be 0 \(not known\) or a number from"):
+            parse(f"--dataroot d {wrong}", command)
+
+
+def test_a_pattern_that_the_shell_expanded_is_explained():
+    with pytest.raises(UserError, match=r"unexpected argument 'b.png'") as error:
+        parse("--dataroot a.png b.png --gpu_ids -1", "predict")
+    assert "in quotes" in str(error.value)
 
 
 def test_a_test_refuses_a_run_whose_options_are_broken(tmp_path):

@@ -20,7 +20,7 @@ from models.module2.severity import SeverityRule, score_cells, summarise
 from models.module2.smear_cells import BORDER, FRAGMENT, PLATELET, WHITE_CELL, LeftOut, SmearCells
 
 # The estimate is taken again from the cells found until it holds within this factor, at most so often.
-_SETTLED, _MOST_ROUNDS = 1.15, 3
+_SETTLED, _MOST_ROUNDS, _FAR = 1.15, 3, 1.7
 # With so few cells the estimate may be that of a clump; cells of these parts of it are then looked for as well.
 _FEW, _PARTS, _LEAST_LOOKED_FOR = 3, (2, 4), 8
 # An image is not enlarged beyond this: what was never photographed cannot be drawn.
@@ -112,10 +112,15 @@ class CellAnalyser:
         return _Look(diameter, maps, found, typical_diameter(found.cells) / factor)
 
     def _settled(self, rgb: npt.NDArray[np.uint8], diameter: float) -> _Look:
-        """Find the cells, and again at the diameter that they turn out to have, until it is the one looked for."""
+        """Find the cells, and again at the diameter that they turn out to have, until it is the one looked for.
+
+        A diameter far from the estimate is not believed: shown dirt or fragments at their own scale, the finder would
+        go on to smaller and smaller ones.
+        """
         look = self._look(rgb, diameter)
         for _ in range(_MOST_ROUNDS - 1):
-            if look.settled or not np.isfinite(look.seen):
+            far = max(look.seen / diameter, diameter / look.seen) > _FAR if look.seen > 0 else True
+            if look.settled or far:
                 break
             look = self._look(rgb, look.seen)
         return look
@@ -127,10 +132,12 @@ class CellAnalyser:
 
 
 def typical_diameter(cells: npt.NDArray[np.int32]) -> float:
-    """Diameter of the disc of the median area of a map's cells, pixels; NaN of none."""
-    areas = np.bincount(cells.ravel())[1:]
-    areas = areas[areas > 0]
-    return float(2 * np.sqrt(np.median(areas) / np.pi)) if len(areas) else float("nan")
+    """Diameter of a map's cells, pixels: half of their area lies in cells at most so wide; NaN of none."""
+    areas = np.sort(np.bincount(cells.ravel())[1:])
+    if not areas.any():
+        return float("nan")
+    covered = np.cumsum(areas)
+    return float(2 * np.sqrt(areas[np.searchsorted(covered, covered[-1] / 2)] / np.pi))
 
 
 def left_out(table: CellTable, found: Found, shape: tuple[int, ...], diameter: float) -> list[LeftOut]:
