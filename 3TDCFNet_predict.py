@@ -27,6 +27,7 @@ def main() -> int:
     print(describe(options), flush=True)
 
     from data.unlabelled import SmearStream, smears_of
+    from models.cell_stage import cell_stage
     from models.predicting import PredictRun, skipped_error
     from models.saved import load_network
     from util.device import choose_device, set_seed
@@ -41,12 +42,9 @@ def main() -> int:
     results = Path(options.results_dir) / options.name / f"predict_{options.which_epoch}"
     found = smears_of(options, results)
     print(found.summary(), *found.notes, sep="\n", flush=True)
-    analyse = None
-    if options.cells == "yes":
-        from models.module2.analysis import build_analyser
-
-        analyse = build_analyser(options, device)
-    run = PredictRun(saved, device, make_folder(results), options, analyse=analyse)
+    make_folder(results)
+    cells = cell_stage(options, device, results, folder.folder)
+    run = PredictRun(saved, device, results, options, cells=cells)
     otsu = saved.masks_from == "otsu"
     smears = SmearStream(found, options.loadSize, options.batchSize, otsu=otsu, workers=options.num_workers or None)
     run.judge(smears)

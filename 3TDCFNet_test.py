@@ -20,6 +20,7 @@ def main() -> int:
     print(describe(options), flush=True)
 
     from data.runs import load_test_data
+    from models.cell_stage import cell_stage
     from models.saved import load_network
     from models.testing import TestRun
     from util.device import choose_device, set_seed
@@ -40,7 +41,8 @@ def main() -> int:
         binary_sees=binary_sees,
         split_digest=saved.facts["data"].get("split_digest"),
     )
-    run = TestRun(saved, device, results, options, folder, binary_sees=binary_sees)
+    cells = cell_stage(options, device, results, folder.folder)
+    run = TestRun(saved, device, results, options, folder, binary_sees=binary_sees, cells=cells)
     for side in options.splits:
         run.judge(side, data)
     page = run.write_report(data)

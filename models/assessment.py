@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,13 +13,16 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
+from models.cell_files import CellFiles
+from models.cell_stage import CellsOfImage, CellStage
 from models.inference import Prediction
 from models.network import HEAD_KEYS
 from util.metrics import SegmentationScore, classification_metrics
 from util.report import ImageRow, overlay_image, save_thumbnail
 from util.results import save_mask
 
-WAITING_IMAGES = 64  # pictures handed to the writers and not yet written; bounds memory
+# Images handed to the writers and not yet written, which bounds memory; with cells, whose maps are large, fewer.
+WAITING_IMAGES, WAITING_CELLS = 64, 8
 
 
 class Smear(Protocol):
@@ -85,9 +90,17 @@ class SideResult:
         }
         return {head: trained.get(head) for head in HEAD_KEYS}
 
-    def prediction_rows(self, split: str) -> Iterator[dict[str, Any]]:
-        """Rows of predictions.csv."""
-        for smear, group, chance in zip(self.smears, self.groups, self.probability.tolist(), strict=True):
+    def prediction_rows(
+        self, split: str, cells: Mapping[int, Mapping[str, Any]] | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Rows of predictions.csv.
+
+        Args:
+            split: the side's name.
+            cells: what Module-II says of each image, by its place; see ``models.cell_stage.CellsOfImage.columns``.
+        """
+        rows = zip(self.smears, self.groups, self.probability.tolist(), strict=True)
+        for index, (smear, group, chance) in enumerate(rows):
             yield {
                 "image": smear.name,
                 "prob_anemic": chance[3],
@@ -97,6 +110,7 @@ class SideResult:
                 "severity_true": smear.severity,
                 "group": group,
                 "split": split,
+                **(cells or {}).get(index, {}),
             }
 
 
@@ -135,6 +149,11 @@ class PictureWriter:
         groups: the group of each.
         stems: the name of each image's files, without the ending (see ``util.results.output_stems``).
         read: gives an image's pixels.
+        cells: finds the cells of each image, or None.
+
+    Attributes:
+        columns: what Module-II says of each image, by its place.
+        warnings: the same of what the reader must know.
     """
 
     def __init__(
@@ -144,8 +163,12 @@ class PictureWriter:
         groups: Sequence[str],
         stems: dict[str, str],
         read: Callable[[int], Pixels],
+        cells: CellStage | None = None,
     ) -> None:
         self.folder, self.smears, self.groups, self.stems, self.read = folder, smears, groups, stems, read
+        self.cells = cells
+        self.columns: dict[int, dict[str, Any]] = {}
+        self.warnings: dict[int, Sequence[str]] = {}
         self.dice: dict[int, float] = {}
         self._sums: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self.score = SegmentationScore()
@@ -156,19 +179,32 @@ class PictureWriter:
         Raises:
             UserError: a file cannot be read or written.
         """
-        waiting: list[Future[None]] = []
-        with ThreadPoolExecutor() as pool:
+        waiting: deque[tuple[int, Future[CellsOfImage | None]]] = deque()
+        with ExitStack() as stack:
+            pool = stack.enter_context(ThreadPoolExecutor())
+            files = stack.enter_context(self.cells.files()) if self.cells else None
+            ahead = WAITING_IMAGES if files is None else WAITING_CELLS
             for prediction in predictions:
                 masks = prediction.mask_probability[:, 0].cpu().numpy()
                 for index, mask in zip(prediction.batch.index.tolist(), masks, strict=True):
-                    waiting.append(pool.submit(self._write_one, index, mask))
-                while len(waiting) > WAITING_IMAGES:
-                    waiting.pop(0).result()
+                    waiting.append((index, pool.submit(self._write_one, index, mask)))
+                    while len(waiting) > ahead:
+                        self._settle(*waiting.popleft(), files)
                 yield prediction
-            for job in waiting:
-                job.result()
+            while waiting:
+                self._settle(*waiting.popleft(), files)
 
-    def _write_one(self, index: int, probability: np.ndarray) -> None:
+    def _settle(self, index: int, job: Future[CellsOfImage | None], files: CellFiles | None) -> None:
+        """Wait for an image and add its cells to the tables, which keep the images' order."""
+        found = job.result()
+        if found is None:
+            return
+        self.columns[index], self.warnings[index] = found.columns, found.warnings
+        if files and found.cells:
+            name = self.smears[index].name
+            files.add(name, self.stems[name], found.cells)
+
+    def _write_one(self, index: int, probability: np.ndarray) -> CellsOfImage | None:
         pixels, paths = self.read(index), PicturePaths(self.stems[self.smears[index].name])
         height, width = pixels.rgb.shape[:2]
         predicted = pixels.stand_in if pixels.stand_in is not None else at_own_size(probability, width, height)
@@ -180,6 +216,10 @@ class PictureWriter:
             # Each thread writes its own key; the score is summed in image order afterwards, so it never varies.
             self.dice[index] = SegmentationScore().update(predicted, pixels.true_mask)
             self._sums[index] = (np.packbits(predicted), np.packbits(pixels.true_mask))
+        smear = self.smears[index]
+        if self.cells is None:
+            return None
+        return self.cells.find(index, smear.name, self.stems[smear.name], pixels.rgb, smear.severity)
 
     def _save_thumbnails(self, pixels: Pixels, predicted: np.ndarray, paths: PicturePaths) -> None:
         pictures = {
@@ -219,6 +259,7 @@ class PictureWriter:
                     true_mask=paths.thumbnail("true") if index in self.dice else None,
                     predicted_mask=paths.thumbnail("predicted"),
                     overlay=paths.thumbnail("overlay"),
+                    **(self.cells.gallery.image_fields(index) if self.cells else {}),
                 )
             )
         return rows

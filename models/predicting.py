@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import os
 import platform
-import secrets
 import shlex
 import shutil
 import sys
@@ -14,49 +12,34 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from tqdm import tqdm
 
 from models.assessment import PicturePaths, at_own_size, probabilities
+from models.cell_stage import CellsOfImage, CellStage
 from models.inference import Prediction, SmearBatch, predict, see_all, see_none
-from models.module2.smear_cells import SmearCells
 from models.network import HEAD_KEYS
 from models.saved import SavedNetwork
 from models.testing import PACKAGES
-from util.cell_report import CellGallery
 from util.errors import UserError
-from util.files import atomic_write, unwritable
+from util.files import unwritable
 from util.predict_page import JudgedImage, PredictPage, write_predict_page
 from util.report import overlay_image, save_thumbnail
-from util.results import encoded_image, output_stems, save_mask, write_json, write_predictions
+from util.results import output_stems, save_mask, write_json, write_predictions
 from util.runlog import plain
 
 RUN_SCHEMA = 1
-MOST_CELLS = np.iinfo(np.uint16).max  # that an instance map of 16 bits can number
 THUMBNAIL = 360  # pixels of the longer side of the page's pictures
 ANEMIC = 1
-# Across a red cell in what the tiers see, pixels of an image of ``--loadSize`` 300: beyond these the magnification is
-# another than any smear field's that they can have learned from.
-LEAST_SEEN, MOST_SEEN = 3.0, 100.0
-CELL_COLUMNS = (
-    "image", "cell", "x", "y", "area_px", "diameter_px", "roundness", "central_pallor", "overlapped", "size_score",
-    "severity_score", "abnormal_kind", "roundness_score", "pallor_score", "elongation", "pallor_depth", "solidity",
-    "area_um2", "diameter_um",
-)  # fmt: skip
-LEFT_OUT_COLUMNS = ("image", "cell", "x", "y", "area_px", "reason")
 FILES = ("index.html", "run.json", "predictions.csv", "cells.csv", "left_out.csv")
 FOLDERS = ("masks", "instances", "images", "cells", "pages")
-
-Analyse = Callable[[NDArray[np.uint8]], SmearCells]
 
 
 class SmearSource(Protocol):
@@ -80,168 +63,14 @@ class SmearSource(Protocol):
         """Note that an image could not be judged after all."""
 
 
-# --- cells ----------------------------------------------------------------------------------------------------------
-
-
-def save_instances(path: Path, instances: NDArray[np.integer]) -> None:
-    """Write an instance map as a 16-bit grey PNG, atomically.
-
-    Args:
-        path: the file.
-        instances: (H, W) integers, 0 = background, else a cell's number.
-
-    Raises:
-        ValueError: not a two-dimensional array of integers of 0 or more.
-        UserError: a number does not fit into 16 bits, or the file cannot be written.
-    """
-    if (
-        instances.ndim != 2
-        or not np.issubdtype(instances.dtype, np.integer)
-        or (instances.size and instances.min() < 0)
-    ):
-        raise ValueError(
-            f"an instance map must be (H, W) integers of 0 or more, not {instances.dtype}{instances.shape}"
-        )
-    if instances.size and instances.max() > MOST_CELLS:
-        raise UserError(
-            f"{path}: too many cells for one instance map",
-            expected=f"at most {MOST_CELLS}",
-            found=str(instances.max()),
-            remedy="cut the image into tiles, or leave the cells out (--cells no)",
-        )
-    image = Image.fromarray(instances.astype(np.uint16))
-    atomic_write(path, encoded_image(lambda buffer: image.save(buffer, format="PNG")), make_parents=True)
-
-
-class StreamedTable:
-    """A CSV file of any length that appears whole, when it is closed, or not at all.
-
-    Every cell is quoted and holds its exact text; numbers have seven digits, None is empty.
-
-    Args:
-        path: the file.
-        columns: its columns; a row must have these and no others.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-
-    def __init__(self, path: Path, columns: Sequence[str]) -> None:
-        self.path, self.columns = path, tuple(columns)
-        self._temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-        try:
-            self._file = self._temporary.open("x", encoding="utf-8", errors="surrogateescape", newline="")
-        except OSError as error:
-            raise unwritable(path, error) from None
-        self._writer = csv.writer(self._file, lineterminator="\n", quoting=csv.QUOTE_ALL)
-        self._write(self.columns)
-
-    def add(self, row: Mapping[str, Any]) -> None:
-        """Append a row.
-
-        Raises:
-            ValueError: its columns are not the table's.
-            UserError: it cannot be written.
-        """
-        if row.keys() != set(self.columns):
-            raise ValueError(f"columns {sorted(row)}; {self.path.name} has {sorted(self.columns)}")
-        self._write([_table_cell(row[column]) for column in self.columns])
-
-    def _write(self, cells: Sequence[str]) -> None:
-        try:
-            self._writer.writerow(cells)
-        except OSError as error:
-            raise unwritable(self.path, error) from None
-
-    def close(self) -> None:
-        """Put the file in its place."""
-        try:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
-            self._temporary.replace(self.path)
-        except OSError as error:
-            raise unwritable(self.path, error) from None
-
-    def discard(self) -> None:
-        """Leave nothing behind."""
-        with contextlib.suppress(OSError):
-            self._file.close()
-        with contextlib.suppress(OSError):
-            self._temporary.unlink(missing_ok=True)
-
-
-def _table_cell(value: Any) -> str:
-    """One value as a table of cells writes it."""
-    if value is None:
-        return ""
-    return f"{value:.7g}" if isinstance(value, float) else str(value)
-
-
-class CellFiles:
-    """Writes what Module-II finds, image by image: ``instances/``, cells.csv and left_out.csv.
-
-    As a context it puts the two tables in their place at the end, or removes them where an error ends it early.
-
-    Args:
-        folder: the results folder.
-
-    Raises:
-        UserError: a file cannot be written.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._cells = StreamedTable(folder / "cells.csv", CELL_COLUMNS)
-        try:
-            self._left_out = StreamedTable(folder / "left_out.csv", LEFT_OUT_COLUMNS)
-        except UserError:
-            self._cells.discard()
-            raise
-
-    def add(self, image: str, stem: str, cells: SmearCells) -> None:
-        """Write the instance map and the rows of one image.
-
-        Args:
-            image: its name.
-            stem: the path of its files without ending, see ``util.results.output_stems``.
-            cells: what was found in it.
-
-        Raises:
-            UserError: a file cannot be written, or there are more cells than an instance map can number.
-        """
-        save_instances(self.folder / f"instances/{stem}.png", cells.instances)
-        for row in cells.cell_rows(image):
-            self._cells.add(row)
-        for row in cells.left_out_rows(image):
-            self._left_out.add(row)
-
-    def close(self) -> None:
-        """Put the tables in their place."""
-        self._cells.close()
-        self._left_out.close()
-
-    def discard(self) -> None:
-        """Remove the tables begun."""
-        self._cells.discard()
-        self._left_out.discard()
-
-    def __enter__(self) -> CellFiles:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self.close() if kind is None else self.discard()
-
-
 # --- the run --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Written:
-    """What was done for one image beside its verdict: its cells, warnings, or why it was lost."""
+    """What was done for one image beside its verdict: its cells, or why it was lost."""
 
-    cells: SmearCells | None = None
-    warnings: tuple[str, ...] = ()
+    found: CellsOfImage | None = None
     unreadable: UserError | None = None
 
 
@@ -262,20 +91,26 @@ class PredictRun:
         device: where to run.
         results: the folder of the outputs; what an earlier prediction left there is removed.
         options: the predict command's options.
-        analyse: finds the cells of an image, uint8 (H, W, 3); called from several threads. None finds none.
+        cells: finds the cells of the images, or None.
 
     Raises:
         UserError: the folder cannot be written.
     """
 
     def __init__(
-        self, saved: SavedNetwork, device: torch.device, results: Path, options: Any, *, analyse: Analyse | None = None
+        self,
+        saved: SavedNetwork,
+        device: torch.device,
+        results: Path,
+        options: Any,
+        *,
+        cells: CellStage | None = None,
     ) -> None:
-        self.saved, self.device, self.results, self.options, self.analyse = saved, device, results, options, analyse
+        self.saved, self.device, self.results, self.options = saved, device, results, options
         self.network = saved.network.to(device).to(memory_format=torch.channels_last)
         self.workers = options.num_workers or os.cpu_count() or 1
         self.tally, self.seconds = _Tally(), 0.0
-        self.gallery = CellGallery(results, pages=options.cell_pages) if analyse else None
+        self.stage = cells
         self._clear()
 
     def _clear(self) -> None:
@@ -298,7 +133,7 @@ class PredictRun:
         began, names = time.perf_counter(), smears.names
         stems = output_stems(names)
         with contextlib.ExitStack() as stack:
-            files = stack.enter_context(CellFiles(self.results)) if self.analyse else None
+            files = stack.enter_context(self.stage.files()) if self.stage else None
             bar = stack.enter_context(tqdm(total=len(names), desc="judging", unit="img"))
             for position, chance, written in self._judged(smears, stems):
                 bar.update(position + 1 - bar.n)
@@ -306,8 +141,8 @@ class PredictRun:
                     smears.skip(position, written.unreadable)
                     continue
                 name = names[position]
-                if files and written.cells:
-                    files.add(name, stems[name], written.cells)
+                if files and written.found and written.found.cells:
+                    files.add(name, stems[name], written.found.cells)
                 self._count(name, stems[name], chance, written, position)
             bar.update(len(names) - bar.n)
         write_predictions(self.results / "predictions.csv", self.tally.rows)
@@ -352,29 +187,9 @@ class PredictRun:
         save_mask(self.results / paths.mask(), mask)
         save_thumbnail(self.results / paths.thumbnail("smear"), rgb, THUMBNAIL)
         save_thumbnail(self.results / paths.thumbnail("overlay"), overlay_image(rgb, mask), THUMBNAIL)
-        if self.analyse is None or self.gallery is None:
+        if self.stage is None:
             return _Written()
-        try:
-            cells = self.analyse(rgb)
-        except UserError as error:
-            return _Written(warnings=(f"its cells could not be measured: {error.what}",))
-        except Exception as error:
-            error.add_note(f"while finding the cells of {name!r}")
-            raise
-        warnings = (*cells.warnings, *_magnification(cells.cell_diameter_px, rgb.shape[:2]))
-        self.gallery.add(
-            index=position,
-            name=name,
-            stem=stems[name],
-            rgb=rgb,
-            instances=cells.instances,
-            cells=cells.cell_rows(name),
-            left_out=cells.left_out_rows(name),
-            summary=asdict(cells.summary),
-            cell_diameter_px=cells.cell_diameter_px,
-            warnings=warnings,
-        )
-        return _Written(cells, warnings)
+        return _Written(self.stage.find(position, name, stems[name], rgb))
 
     def _count(self, name: str, stem: str, chance: list[float], written: _Written, position: int) -> None:
         """Add one image to what the tables and the page will show."""
@@ -383,11 +198,12 @@ class PredictRun:
             "prob_anemic": chance[3],
             **{f"prob_anemic_{head}": chance[k] for head, k in self._heads().items() if head != HEAD_KEYS[-1]},
             "label_pred": int(chance[3] > 0.5),
-            **(_cell_columns(written.cells) if written.cells else {}),
+            **(written.found.columns if written.found else {}),
         }
         self.tally.rows.append(row)
-        if written.warnings:
-            self.tally.warnings[name] = list(written.warnings)
+        warnings = written.found.warnings if written.found else ()
+        if warnings:
+            self.tally.warnings[name] = list(warnings)
         paths = PicturePaths(stem)
         image = JudgedImage(
             name=name,
@@ -396,8 +212,8 @@ class PredictRun:
             smear=paths.thumbnail("smear"),
             overlay=paths.thumbnail("overlay"),
             mask=paths.mask(),
-            warnings=written.warnings,
-            **(self.gallery.image_fields(position) if self.gallery else {}),
+            warnings=warnings,
+            **(self.stage.gallery.image_fields(position) if self.stage else {}),
         )
         self.tally.images.append(image)
 
@@ -435,7 +251,7 @@ class PredictRun:
             run=content,
             images=self.tally.images,
             warnings=content["warnings"],
-            cells=self.gallery,
+            cells=self.stage.gallery if self.stage else None,
             options=self._shown_options(),
         )
         return write_predict_page(self.results, page)
@@ -481,11 +297,11 @@ class PredictRun:
         counts: dict[str, Any] = {"judged": len(rows), "skipped": len(smears.skipped)}
         counts |= {"anemic": by_head[HEAD_KEYS[-1]], "healthy": len(rows) - by_head[HEAD_KEYS[-1]]}
         counts["anemic_by_tier"] = {head: by_head.get(head) for head in HEAD_KEYS}
-        if self.gallery is not None:
+        if self.stage is not None:
             # The grade is meant for anemic blood; of images called Healthy it is in the table, but not counted.
             graded = Counter(row.get("severity_pred") for row in rows if row["label_pred"] == ANEMIC)
             counts["severity_of_anemic"] = {grade: graded[grade] for grade in ("Mild", "Chronic")}
-            cells = self.gallery.rows()
+            cells = self.stage.gallery.rows()
             counts |= {"cells": sum(row.cells for row in cells), "overlapped": sum(row.overlapped for row in cells)}
         return counts
 
@@ -498,29 +314,6 @@ class PredictRun:
 def _settled(job: tuple[int, list[float], Future[_Written]]) -> tuple[int, list[float], _Written]:
     position, chance, written = job
     return position, chance, written.result()
-
-
-def _magnification(diameter: float, shape: tuple[int, ...]) -> list[str]:
-    """A warning where red cells of so many pixels in an image (H, W) are too small or too large for the tiers."""
-    seen = 300 * diameter / float(np.sqrt(shape[0] * shape[1]))
-    if not np.isfinite(seen) or LEAST_SEEN <= seen <= MOST_SEEN:
-        return []
-    share = (
-        f"a red cell is 1/{300 / seen:.0f} of the image across" if seen < LEAST_SEEN else "a red cell fills the image"
-    )
-    return [f"another magnification than the network can have learned from: {share}; its verdict means little"]
-
-
-def _cell_columns(cells: SmearCells) -> dict[str, Any]:
-    """What predictions.csv says of an image's cells; unknown values are None."""
-    summary = cells.summary
-    score = summary.severity_score
-    return {
-        "severity_pred": summary.severity,
-        "severity_score": score if np.isfinite(score) else None,
-        "cell_count": summary.cells,
-        "overlapped_count": summary.overlapped,
-    }
 
 
 def skipped_error(skipped: Sequence[Any], judged: int) -> UserError | None:

@@ -16,6 +16,7 @@ import torch
 from tqdm import tqdm
 
 from models.assessment import PictureWriter, Pixels, SideResult, Smear, probabilities
+from models.cell_stage import CellStage, severity_metrics
 from models.inference import Prediction, SmearBatch, predict, see_all, see_none
 from models.saved import SavedNetwork
 from util.files import unwritable
@@ -84,6 +85,7 @@ class TestRun:
         options: the test command's options.
         folder: the run's folder, for the logs of its training.
         binary_sees: what the binary stream is shown: "predicted", "otsu" or "gt".
+        cells: finds the cells of the test images, or None.
     """
 
     __test__ = False  # not a test case, whatever pytest thinks of the name
@@ -97,8 +99,9 @@ class TestRun:
         folder: RunFolder,
         *,
         binary_sees: str,
+        cells: CellStage | None = None,
     ) -> None:
-        self.binary_sees = binary_sees
+        self.binary_sees, self.cells = binary_sees, cells
         self.saved, self.device, self.results, self.options, self.folder = saved, device, results, options, folder
         self.network = saved.network.to(device).to(memory_format=torch.channels_last)
         self._clear()
@@ -106,15 +109,17 @@ class TestRun:
         self.segmentation: dict[str, Any] | None = None
         self.baseline: dict[str, Any] | None = None
         self.robustness: dict[str, Any] | None = None
+        self.severity: dict[str, Any] | None = None
         self.rows: list[ImageRow] = []
 
     def _clear(self) -> None:
         """Remove an earlier test's files, the page first: what is left of an interrupted test is no whole report."""
         try:
-            for name in ("index.html", "metrics.json", *(f"predictions{side}.csv" for side in ("", "_train", "_val"))):
+            tables = (*(f"predictions{side}.csv" for side in ("", "_train", "_val")), "cells.csv", "left_out.csv")
+            for name in ("index.html", "metrics.json", *tables):
                 (self.results / name).unlink(missing_ok=True)
-            for folder in (self.results / "masks", self.results / "images"):
-                if folder.is_dir():
+            for folder in (self.results / name for name in ("masks", "images", "instances", "cells")):
+                if folder.is_dir() and not folder.is_symlink():
                     shutil.rmtree(folder)
         except OSError as error:
             raise unwritable(self.results, error) from None
@@ -133,13 +138,37 @@ class TestRun:
         result = self._result(stream, part)
         self.metrics[side] = result.metrics(resamples=self.options.resamples, seed=self.options.seed)
         name = "predictions.csv" if side == PICTURED else f"predictions_{side}.csv"
-        write_predictions(self.results / name, result.prediction_rows(side))
+        write_predictions(self.results / name, result.prediction_rows(side, writer.columns if writer else None))
         if writer is not None:
             score = writer.segmentation(resamples=self.options.resamples, seed=self.options.seed)
             self.segmentation = {"split": side, **score} if score else None
             self.rows += writer.image_rows(result, side)
+            self.severity = self._graded(writer, part)
             if self.metrics[side] and self.options.stain_checks == "yes":
                 self.robustness = self._without_stain(part, side, data, len(batches))
+
+    def _graded(self, writer: PictureWriter, part: SideOfSplit) -> dict[str, Any] | None:
+        """What Module-II says of the test side as a whole, and how its grades agree with the true ones."""
+        if self.cells is None:
+            return None
+        counts = [writer.columns.get(index, {}) for index in range(len(part.records))]
+        known = bool(self.options.um_per_px)
+        scores = severity_metrics(
+            [record.severity for record in part.records],
+            counts,
+            part.groups,
+            micrometres=known,
+            resamples=self.options.resamples,
+            seed=self.options.seed,
+        )
+        return {
+            "cells": sum(row.get("cell_count") or 0 for row in counts),
+            "overlapped": sum(row.get("overlapped_count") or 0 for row in counts),
+            "images_without_cells": sum(not row.get("cell_count") for row in counts),
+            "micrometres": known,
+            "image_warnings": {part.records[i].name: list(said) for i, said in writer.warnings.items() if said},
+            **(scores or {}),
+        }
 
     def _without_stain(self, part: SideOfSplit, side: str, data: SidesToTest, count: int) -> dict[str, Any]:
         """Metrics of a side whose images have lost their stain; None where that cannot be done."""
@@ -169,7 +198,9 @@ class TestRun:
     def _writer(self, part: SideOfSplit, side: str, data: SidesToTest) -> PictureWriter:
         smears: list[Smear] = part.records
         stems = output_stems([smear.name for smear in smears])
-        return PictureWriter(self.results, smears, part.groups, stems, lambda index: Pixels(*data.pixels(side, index)))
+        return PictureWriter(
+            self.results, smears, part.groups, stems, lambda index: Pixels(*data.pixels(side, index)), self.cells
+        )
 
     def content(self, data: SidesToTest) -> dict[str, Any]:
         """metrics.json."""
@@ -178,7 +209,7 @@ class TestRun:
                 "schema_version": METRICS_SCHEMA,
                 "splits": self.metrics,
                 "segmentation": self.segmentation,
-                "severity": None,
+                "severity": self.severity,
                 "baselines": {"colour": self.baseline},
                 "robustness": self.robustness,
                 "tiers_opened": self.saved.facts["tiers_opened"],
@@ -251,6 +282,7 @@ class TestRun:
             title=self.options.name,
             metrics=content,
             images=self.rows,
+            cells=self.cells.gallery if self.cells else None,
             gate_log=self.folder.gate_rows(),
             history=self.folder.history(),
             warnings=self._warnings(data),

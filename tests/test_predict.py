@@ -22,12 +22,13 @@ from scipy import ndimage
 from data.images import otsu_mask, read_rgb
 from data.synthetic_writer import write_dataset
 from data.unlabelled import SmearStream, find_smears, natural
+from models.cell_files import CELL_COLUMNS, LEFT_OUT_COLUMNS, CellFiles, save_instances
+from models.cell_stage import magnification_notes
 from models.inference import predict, see_none
 from models.module2.kinds import kinds_of
 from models.module2.morphometry import measure_cells
 from models.module2.severity import score_cells, summarise
 from models.module2.smear_cells import BORDER, LeftOut, SmearCells
-from models.predicting import CELL_COLUMNS, LEFT_OUT_COLUMNS, CellFiles, _magnification, save_instances
 from models.saved import load_network
 from util.errors import UserError
 
@@ -84,7 +85,7 @@ def fake_finder(monkeypatch):
         asked.append((options.cell_diameter, options.um_per_px))
         return cells_by_otsu
 
-    monkeypatch.setattr("models.module2.analysis.build_analyser", build)
+    monkeypatch.setattr("models.cell_stage.build_analyser", build)
     return asked
 
 
@@ -329,7 +330,7 @@ def test_the_embedded_data_set_is_judged_by_its_word(runs, tmp_path, monkeypatch
     ("diameter", "words"), [(20, []), (3, ["1/111 of"]), (200, ["fills the image"]), (float("nan"), [])]
 )
 def test_an_impossible_magnification_is_told(diameter, words):
-    said = _magnification(diameter, (333, 333))
+    said = magnification_notes(diameter, (333, 333))
     assert len(said) == len(words) and all(word in text for word, text in zip(words, said, strict=True))
 
 
@@ -507,7 +508,7 @@ def test_an_error_in_the_middle_leaves_no_page_and_no_half_table(runs, some, tmp
 
         return broken
 
-    monkeypatch.setattr("models.module2.analysis.build_analyser", build)
+    monkeypatch.setattr("models.cell_stage.build_analyser", build)
     line = f"--dataroot some --name SEG --gpu_ids -1 --checkpoints_dir {runs}"
     with pytest.raises(ZeroDivisionError) as error:
         call("predict", line, monkeypatch, tmp_path)

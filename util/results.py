@@ -23,7 +23,7 @@ CLASS_WORDS = ("Healthy", "Anemic")
 PREDICTION_COLUMNS = (
     "image", "prob_anemic", "prob_anemic_tier1", "prob_anemic_tier2", "prob_anemic_tier3", "label_pred",
     "severity_pred", "severity_score", "cell_count", "overlapped_count", "label_true", "severity_true",
-    "group", "split",
+    "group", "split", "severity_learned",
 )  # fmt: skip
 LABEL_COLUMNS = ("label_pred", "label_true")
 LONGEST_PART = 200  # bytes of a name before its mark; file systems allow 255, and endings come after it
@@ -97,7 +97,7 @@ def _cell(column: str, value: Any) -> str:
         return ""
     if column in LABEL_COLUMNS:
         return _class_word(column, value)
-    if column.startswith("prob_") or column == "severity_score":
+    if column.startswith("prob_") or column in ("severity_score", "severity_learned"):
         return _six_decimals(column, float(value))
     return str(value)
 
