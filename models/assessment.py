@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from models.cell_files import CellFiles
-from models.cell_stage import CellsOfImage, CellStage
+from models.cell_stage import CellsOfImage, CellStage, written_mask
 from models.inference import Prediction
 from models.network import HEAD_KEYS
 from util.metrics import SegmentationScore, classification_metrics
@@ -150,8 +150,10 @@ class PictureWriter:
         stems: the name of each image's files, without the ending (see ``util.results.output_stems``).
         read: gives an image's pixels.
         cells: finds the cells of each image, or None.
+        mask_rule: whose masks are written, see ``models.cell_stage.written_mask``.
 
     Attributes:
+        mask_of: whose mask was written of each image, by its place.
         columns: what Module-II says of each image, by its place.
         warnings: the same of what the reader must know.
     """
@@ -164,9 +166,11 @@ class PictureWriter:
         stems: dict[str, str],
         read: Callable[[int], Pixels],
         cells: CellStage | None = None,
+        mask_rule: str = "auto",
     ) -> None:
         self.folder, self.smears, self.groups, self.stems, self.read = folder, smears, groups, stems, read
-        self.cells = cells
+        self.cells, self.mask_rule = cells, mask_rule
+        self.mask_of: dict[int, str] = {}
         self.columns: dict[int, dict[str, Any]] = {}
         self.warnings: dict[int, Sequence[str]] = {}
         self.dice: dict[int, float] = {}
@@ -205,21 +209,25 @@ class PictureWriter:
             files.add(name, self.stems[name], found.cells)
 
     def _write_one(self, index: int, probability: np.ndarray) -> CellsOfImage | None:
-        pixels, paths = self.read(index), PicturePaths(self.stems[self.smears[index].name])
+        pixels, smear = self.read(index), self.smears[index]
+        paths = PicturePaths(self.stems[smear.name])
         height, width = pixels.rgb.shape[:2]
-        predicted = pixels.stand_in if pixels.stand_in is not None else at_own_size(probability, width, height)
+        drawn = pixels.stand_in if pixels.stand_in is not None else at_own_size(probability, width, height)
+        found = None
+        if self.cells is not None:
+            found = self.cells.find(index, smear.name, self.stems[smear.name], pixels.rgb, smear.severity)
+        # Each thread writes its own keys; scores are summed in image order afterwards, so they never vary.
+        predicted, self.mask_of[index] = written_mask(
+            drawn, pixels.stand_in is not None, found, self.mask_rule, len(probability)
+        )
         for path in (paths.mask(), paths.thumbnail("smear")):
             (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
         save_mask(self.folder / paths.mask(), predicted)
         self._save_thumbnails(pixels, predicted, paths)
         if pixels.true_mask is not None:
-            # Each thread writes its own key; the score is summed in image order afterwards, so it never varies.
             self.dice[index] = SegmentationScore().update(predicted, pixels.true_mask)
             self._sums[index] = (np.packbits(predicted), np.packbits(pixels.true_mask))
-        smear = self.smears[index]
-        if self.cells is None:
-            return None
-        return self.cells.find(index, smear.name, self.stems[smear.name], pixels.rgb, smear.severity)
+        return found
 
     def _save_thumbnails(self, pixels: Pixels, predicted: np.ndarray, paths: PicturePaths) -> None:
         pictures = {

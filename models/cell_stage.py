@@ -40,6 +40,11 @@ def magnification_notes(diameter: float, shape: tuple[int, ...]) -> list[str]:
     return [f"another magnification than the network can have learned from: {share}; its verdict means little"]
 
 
+# Whose mask of an image is written.
+NETWORK, OTSU, CELLS = "network", "otsu", "cells"
+LARGER = 1.5
+
+
 @dataclass(frozen=True)
 class CellsOfImage:
     """What was found in one image, or why nothing was.
@@ -155,6 +160,30 @@ def cell_stage(options: Any, device: Any, results: Path, run: Path) -> CellStage
         )
         head = None
     return CellStage(build_analyser(options, device), results, options.cell_pages, head)
+
+
+def written_mask(
+    drawn: NDArray[np.bool_], by_otsu: bool, found: CellsOfImage | None, rule: str, load_size: int
+) -> tuple[NDArray[np.bool_], str]:
+    """The mask of an image that is worth writing, and whose it is: "network", "otsu" or "cells".
+
+    The network draws at ``load_size``. Of a larger image it sees a reduction, in which edges are lost; the cell finder
+    sees it at its own scale, piece by piece.
+
+    Args:
+        drawn: (H, W), the network's mask, or Otsu's that stands in for it.
+        by_otsu: whether it is Otsu's.
+        found: the image's cells, if they were looked for.
+        rule: "network" and "cells" name one; "auto" takes the cells' where the network draws none or where the image
+            is more than ``LARGER`` times as large as the network sees it.
+        load_size: side of the square that the network sees, pixels.
+    """
+    own = OTSU if by_otsu else NETWORK
+    if found is None or found.cells is None or not len(found.cells.table) or rule == NETWORK:
+        return drawn, own
+    if rule == CELLS or by_otsu or min(drawn.shape) > LARGER * load_size:
+        return found.cells.mask, CELLS
+    return drawn, own
 
 
 def severity_metrics(

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from models.assessment import PicturePaths, at_own_size, probabilities
-from models.cell_stage import CellsOfImage, CellStage
+from models.cell_stage import OTSU, CellsOfImage, CellStage, written_mask
 from models.inference import Prediction, SmearBatch, predict, see_all, see_none
 from models.network import HEAD_KEYS
 from models.saved import SavedNetwork
@@ -68,9 +68,10 @@ class SmearSource(Protocol):
 
 @dataclass(frozen=True)
 class _Written:
-    """What was done for one image beside its verdict: its cells, or why it was lost."""
+    """What was done for one image beside its verdict: its cells, whose mask was written, or why it was lost."""
 
     found: CellsOfImage | None = None
+    mask_of: str = ""
     unreadable: UserError | None = None
 
 
@@ -81,6 +82,7 @@ class _Tally:
     rows: list[dict[str, Any]] = field(default_factory=list)
     images: list[JudgedImage] = field(default_factory=list)
     warnings: dict[str, list[str]] = field(default_factory=dict)
+    masks: Counter[str] = field(default_factory=Counter)
 
 
 class PredictRun:
@@ -182,14 +184,15 @@ class PredictRun:
         except UserError as error:  # gone or changed since the network saw it
             return _Written(unreadable=error)
         height, width = rgb.shape[:2]
-        mask = at_own_size(probability, width, height) if stand_in is None else stand_in
+        drawn = at_own_size(probability, width, height) if stand_in is None else stand_in
+        found = self.stage.find(position, name, stems[name], rgb) if self.stage else None
+        rule, side = self.options.masks_from, len(probability)
+        mask, source = written_mask(drawn, stand_in is not None, found, rule, side)
         paths = PicturePaths(stems[name])
         save_mask(self.results / paths.mask(), mask)
         save_thumbnail(self.results / paths.thumbnail("smear"), rgb, THUMBNAIL)
         save_thumbnail(self.results / paths.thumbnail("overlay"), overlay_image(rgb, mask), THUMBNAIL)
-        if self.stage is None:
-            return _Written()
-        return _Written(self.stage.find(position, name, stems[name], rgb))
+        return _Written(found, source)
 
     def _count(self, name: str, stem: str, chance: list[float], written: _Written, position: int) -> None:
         """Add one image to what the tables and the page will show."""
@@ -201,6 +204,7 @@ class PredictRun:
             **(written.found.columns if written.found else {}),
         }
         self.tally.rows.append(row)
+        self.tally.masks[written.mask_of] += 1
         warnings = written.found.warnings if written.found else ()
         if warnings:
             self.tally.warnings[name] = list(warnings)
@@ -227,7 +231,7 @@ class PredictRun:
         facts, warnings = self.saved.facts, []
         if facts["data"].get("synthetic") and not synthetic:
             warnings.append("The network was trained on synthetic smears only: its verdicts on others mean nothing.")
-        if self.saved.masks_from == "otsu":
+        if self.tally.masks[OTSU]:
             warnings.append("The network never saw a true mask: the masks here are Otsu's thresholds, not its own.")
         if self.tally.warnings:
             count = len(self.tally.warnings)
@@ -273,6 +277,7 @@ class PredictRun:
                 "architecture": facts["architecture"],
                 "binary_from": self.saved.binary_sees,
                 "mask_source": self.saved.masks_from,
+                "masks_written": dict(sorted(self.tally.masks.items())),
                 "test_views": self.options.test_views,
                 "seed": self.options.seed,
                 "options": self.options.values(),

@@ -6,6 +6,7 @@ import platform
 import shlex
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -110,6 +111,7 @@ class TestRun:
         self.baseline: dict[str, Any] | None = None
         self.robustness: dict[str, Any] | None = None
         self.severity: dict[str, Any] | None = None
+        self.masks_written: dict[str, int] = {}
         self.rows: list[ImageRow] = []
 
     def _clear(self) -> None:
@@ -144,6 +146,7 @@ class TestRun:
             self.segmentation = {"split": side, **score} if score else None
             self.rows += writer.image_rows(result, side)
             self.severity = self._graded(writer, part)
+            self.masks_written = dict(sorted(Counter(writer.mask_of.values()).items()))
             if self.metrics[side] and self.options.stain_checks == "yes":
                 self.robustness = self._without_stain(part, side, data, len(batches))
 
@@ -199,7 +202,13 @@ class TestRun:
         smears: list[Smear] = part.records
         stems = output_stems([smear.name for smear in smears])
         return PictureWriter(
-            self.results, smears, part.groups, stems, lambda index: Pixels(*data.pixels(side, index)), self.cells
+            self.results,
+            smears,
+            part.groups,
+            stems,
+            lambda index: Pixels(*data.pixels(side, index)),
+            self.cells,
+            self.options.masks_from,
         )
 
     def content(self, data: SidesToTest) -> dict[str, Any]:
@@ -232,6 +241,7 @@ class TestRun:
             "leaks": data.facts["leaks"],
             "severity": data.facts["severity"],
             "mask_source": data.masks_from,
+            "masks_written": self.masks_written,
             "test_views": self.options.test_views,
             "seed": self.options.seed,
             "command": shlex.join(["python", *sys.argv]),
@@ -253,7 +263,7 @@ class TestRun:
         warnings = []
         if self.saved.facts["data"]["synthetic"] and not data.facts["synthetic"]:
             warnings.append("The network was trained on synthetic smears only and is tested here on other data.")
-        if data.masks_from == "otsu":
+        if self.masks_written.get("otsu"):
             warnings.append("The network never saw a true mask: the masks here are Otsu's thresholds, not its own.")
         if self.metrics.get(PICTURED) and self.baseline is None:
             warnings.append(

@@ -632,6 +632,16 @@ OPTIONS: tuple[Option, ...] = (
         choices=("yes", "no"),
     ),
     Option(
+        "masks_from",
+        "auto",
+        "whose masks are written to masks/: the network's, or those of the cells that Module-II finds; auto takes the "
+        "cells' for images more than 1.5 times as large as the network sees them (--loadSize) and where the network "
+        "never learned from a true mask.",
+        _CELLS,
+        JUDGING,
+        choices=("auto", "network", "cells"),
+    ),
+    Option(
         "cell_diameter",
         0.0,
         "diameter of a normal red cell in the images, pixels, for images of one magnification; 0 estimates it image by "

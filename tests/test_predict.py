@@ -260,6 +260,7 @@ def test_nothing_to_judge_is_one_error(tmp_path, root, words):
 def test_predictions_are_those_of_the_network_itself(runs, some, tmp_path, monkeypatch, fake_finder):
     line = (
         f"--dataroot some --name SEG --gpu_ids -1 --checkpoints_dir {runs} --batchSize 3 --um_per_px 0.1 --test_views 2"
+        " --masks_from network"
     )
     assert call("predict", line, monkeypatch, tmp_path) == 0
     out = tmp_path / "results" / "SEG" / "predict_latest"

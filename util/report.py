@@ -681,6 +681,11 @@ def segmentation(report: Report) -> Tags:
     counts = [tags.td(printable(scores.get(key, EM_DASH))) for key in ("n", "n_groups")]
     row = tags.tr(tags.th(printable(SPLITS.get(split, split)), scope="row"), *counts, *cells)
     lead = "Predicted cell masks against the true ones, pixel by pixel; pooled figures sum pixels over all images."
+    written = _provenance(report).get("masks_written") or {}
+    if written.get("cells"):
+        others = sum(written.values()) - written["cells"]
+        lead += f" {written['cells']} of the masks are those of the cells that Module-II found at the images' own size"
+        lead += f", {others} the network's." if others else "."
     head = ["Split", "Images", "Groups", *names.values()]
     return [_lead(lead), _table(head, [row], "Point value over its 95% interval.")]
 
