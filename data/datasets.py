@@ -80,7 +80,7 @@ class Grading:
     """Where the severity of a smear comes from: one source in a run, see ``data.severity.with_severities``.
 
     Attributes:
-        source: "auto", "none", "labels", "haemoglobin" or "module2".
+        source: "auto", "none", "labels" or "haemoglobin".
         chronic_below: haemoglobin below which an anemia is Chronic (severe), g/dL.
         normal_from: haemoglobin from which there is none, g/dL.
     """

@@ -28,7 +28,7 @@ from util.errors import UserError
 Sex = Literal["female", "male"]
 Grade = Literal["none", "mild", "moderate", "severe"]
 
-SOURCES = ("auto", "none", "labels", "haemoglobin", "module2")
+SOURCES = ("auto", "none", "labels", "haemoglobin")
 CHRONIC_BELOW = 8.0
 NORMAL_FROM = {"female": 12.0, "male": 13.0}
 LEAST_HAEMOGLOBIN, MOST_HAEMOGLOBIN = 1.0, 30.0
@@ -165,7 +165,7 @@ def with_severities(
 
     Raises:
         UserError: an unknown source, one that says nothing of these records, limits that are none, a report that cannot
-            be used, or "module2", which needs Module-II.
+            be used.
     """
     if source == "auto":
         source = "labels" if any(record.severity for record in records) else "none"
@@ -175,9 +175,6 @@ def with_severities(
         return _by_labels(records)
     if source == "haemoglobin":
         return _by_haemoglobin(records, chronic_below, normal_from)
-    if source == "module2":
-        remedy = "take the severity from labels or haemoglobin"
-        raise UserError("severity from Module-II", expected="Module-II", found="it is not built yet", remedy=remedy)
     raise UserError(
         "unknown source of severity", expected=", ".join(SOURCES), found=repr(source), remedy="choose one of these"
     )

@@ -152,7 +152,6 @@ def test_auto_never_takes_haemoglobin_and_none_means_none():
     [
         ([record()], "labels", {}, "states none"),
         ([record()], "haemoglobin", {}, "has none"),
-        (STATED, "module2", {}, "Module-II"),
         (STATED, "who", {}, "unknown source"),
         (STATED, "haemoglobin", {"chronic_below": 80}, "cut-offs"),
         (STATED, "haemoglobin", {"chronic_below": float("nan")}, "cut-offs"),
