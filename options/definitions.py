@@ -213,7 +213,7 @@ OPTIONS: tuple[Option, ...] = (
         "auto",
         "where the grades Mild and Chronic come from, one source in a run: labels (a manifest's or labels.csv's "
         "column, folders, the synthesiser's truth), haemoglobin (a manifest's column or the blood-count reports, by "
-        "WHO's cut-offs), none, or auto (labels where the data has any). Module-II's own grades are a result, no source.",
+        "WHO's cut-offs), none, or auto (labels where the data has any). Module-II's grades are no source.",
         _DATA,
         LABELLED,
         choices=("auto", "none", "labels", "haemoglobin"),
