@@ -257,14 +257,24 @@ def test_synthetic_smears_cell_by_cell(analyser: CellAnalyser) -> None:
 
 
 def test_rows_are_of_whole_cells_and_the_rest_is_listed(analyser: CellAnalyser) -> None:
-    places = [(0.0, 60.0, 15.0), (60.0, 60.0, 15.0), (110.0, 60.0, 15.0), (85.0, 100.0, 15.0), (30.0, 110.0, 15.0)]
+    places = [(5.0, 60.0, 15.0), (60.0, 60.0, 15.0), (110.0, 60.0, 15.0), (85.0, 100.0, 15.0), (30.0, 110.0, 15.0)]
     cells: SmearCells = analyser(picture(discs((140, 140), places)))
     rows = cells.cell_rows("a/b.png")
     assert len(rows) == 4 and {row["image"] for row in rows} == {"a/b.png"}
     assert cells.summary.cells == 5 and cells.summary.border == 1
     cut = [row for row in cells.left_out_rows("a/b.png") if row["reason"] == BORDER]
-    assert len(cut) == 1 and cut[0]["x"] < 15 and cells.instances[60, 2] == cut[0]["cell"]
+    assert len(cut) == 1 and cut[0]["x"] < 18 and cells.instances[60, 2] == cut[0]["cell"]
     assert {row["cell"] for row in rows}.isdisjoint({cut[0]["cell"]})
+
+
+def test_less_than_half_a_cell_is_no_cell_of_the_image(analyser: CellAnalyser) -> None:
+    places = [(-6.0, 60.0, 15.0), (60.0, 60.0, 15.0), (110.0, 60.0, 15.0), (85.0, 100.0, 15.0)]
+    cells = analyser(picture(discs((140, 140), places)))
+    assert len(cells.table) == 3 and not cells.table.border.any()
+    assert cells.mask[60, 2] and cells.instances[60, 2] == 0
+    (piece,) = [row for row in cells.left_out_rows("x") if row["reason"] == BORDER]
+    assert piece["cell"] is None and piece["x"] < 6 and piece["y"] == pytest.approx(60, abs=2)
+    assert piece["area_px"] == (cells.mask & (cells.instances == 0)).sum()
 
 
 def test_left_out_platelets_are_told_by_size(analyser: CellAnalyser) -> None:

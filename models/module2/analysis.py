@@ -78,31 +78,33 @@ class CellAnalyser:
 
     def __call__(self, rgb: npt.NDArray[np.uint8]) -> SmearCells:
         """Find, measure and grade the cells of one image (H, W, 3) uint8, of any size."""
-        found, cells, diameter = self._find(rgb)
+        found, shown, diameter = self._find(rgb)
+        cells = np.where(shown <= found.cells.max(initial=0), shown, 0).astype(np.int32)
         table = measure_cells(cells, rgb, um_per_px=self.um_per_px)
         return SmearCells(
             instances=cells,
-            mask=cells > 0,
+            mask=shown > 0,
             table=table,
             kinds=kinds_of(table, self.limits),
             scores=score_cells(table, self.rule, self.limits),
             summary=summarise(table, self.rule, self.limits),
-            left_out=left_out(table, found, cells.shape, diameter),
+            left_out=left_out(table, found, shown, diameter),
             cell_diameter_px=diameter,
             warnings=warnings_about(rgb, table, diameter),
         )
 
     def _find(self, rgb: npt.NDArray[np.uint8]) -> tuple[Found, npt.NDArray[np.int32], float]:
-        """What lies in the image at the finder's scale, its red cells at its own size, and their diameter."""
+        """What lies in the image at the finder's scale; at its own size its cells and pieces; and their diameter."""
         diameter = self.cell_diameter or estimate_diameter(rgb)
         if not np.isfinite(diameter):
             nothing = np.zeros(rgb.shape[:2], np.int32)
-            return Found(nothing, nothing, nothing), nothing, float("nan")
+            return Found(nothing, nothing, nothing, nothing), nothing, float("nan")
         look = self._look(rgb, diameter) if self.cell_diameter else self._settled(rgb, diameter)
         if not self.cell_diameter and look.count <= _FEW:
             look = next((closer for closer in self._closer(rgb, diameter) if closer.count > 2 * _FEW), look)
-        cells = at_own_size(look.found.cells, look.maps, rgb.shape[:2], self.settings.cell_above)
-        return look.found, cells, look.diameter
+        labels = look.found.cells + look.found.cut
+        shown = at_own_size(labels, look.maps, rgb.shape[:2], self.settings.cell_above)
+        return look.found, shown, look.diameter
 
     def _look(self, rgb: npt.NDArray[np.uint8], diameter: float) -> _Look:
         """Find the cells of an image as if their diameter were known."""
@@ -140,16 +142,24 @@ def typical_diameter(cells: npt.NDArray[np.int32]) -> float:
     return float(2 * np.sqrt(areas[np.searchsorted(covered, covered[-1] / 2)] / np.pi))
 
 
-def left_out(table: CellTable, found: Found, shape: tuple[int, ...], diameter: float) -> list[LeftOut]:
+def left_out(table: CellTable, found: Found, shown: npt.NDArray[np.int32], diameter: float) -> list[LeftOut]:
     """List what is not measured: red cells cut by the border, platelets, white cells, fragments.
 
     Whether something stained that is no red cell is a platelet or a white cell is told by its size alone.
+
+    Args:
+        table: measures of the cells, border cells too.
+        found: what lies in the image, at the finder's scale.
+        shown: (H, W), cells and, with numbers beyond theirs, the pieces of cells at the border.
+        diameter: of the red cells, pixels.
     """
-    size = shape[0], shape[1]
+    size = shown.shape[0], shown.shape[1]
+    pieces = np.where(shown > found.cells.max(initial=0), shown, 0)
     listed = [
         LeftOut(float(table.x[row]), float(table.y[row]), int(table.area_px[row]), BORDER, int(table.cell[row]))
         for row in np.flatnonzero(table.border)
     ]
+    listed += [LeftOut(*spot, BORDER) for spot in _spots(pieces)]
     listed += [LeftOut(*spot, FRAGMENT) for spot in _spots(resized_labels(found.fragments, size))]
     for x, y, area in _spots(resized_labels(found.others, size)):
         across = 2 * np.sqrt(area / np.pi)

@@ -27,7 +27,9 @@ class SplitSettings:
         peak: a cell's middle rises so much above the ridges around it, in parts of the distance.
         largest_hole: holes in a cell have at most this part of the area of a disc of ``CELL_DIAMETER``; larger ones are
             film between cells.
-        least_area: red cells have at least this part of the area of a disc of ``CELL_DIAMETER``.
+        least_area: red cells have at least this part of the image's median cell's area.
+        least_cut: those that the border cuts at least this; of less than half a cell the middle lies beyond the border,
+            and it is counted with the field where its middle is.
         other_above: probability from which a pixel belongs to a platelet or a white cell.
     """
 
@@ -36,7 +38,8 @@ class SplitSettings:
     smoothing: float = 1.0
     peak: float = 0.08
     largest_hole: float = 0.2
-    least_area: float = 0.08
+    least_area: float = 0.15
+    least_cut: float = 0.5
     other_above: float = 0.5
 
 
@@ -45,12 +48,14 @@ class Found:
     """What lies in an image, (H, W) int32 each, 0 = nothing, else a number from 1 without gaps.
 
     Attributes:
-        cells: red cells.
+        cells: red cells; numbers from 1.
+        cut: red cells of which less than half is in view; numbers go on from those of ``cells``.
         others: platelets and white cells.
         fragments: what looks like a red cell and is too small for one.
     """
 
     cells: Labels
+    cut: Labels
     others: Labels
     fragments: Labels
 
@@ -69,11 +74,19 @@ def split_cells(maps: CellMaps, settings: SplitSettings | None = None) -> Found:
     depth = np.clip(depth, 0, 1).astype(np.float32)
     middles, _ = ndimage.label(h_maxima(depth, settings.peak))
     labels = watershed(-depth, np.where(mask, middles, 0), mask=mask).astype(np.int32)
-    areas = np.bincount(labels.ravel())
-    small = areas < settings.least_area * np.pi / 4 * CELL_DIAMETER**2
+    areas = np.bincount(labels.ravel(), minlength=2)
+    areas[0] = 0
+    usual = np.median(areas[areas > 0]) if areas.any() else 0.0
+    at_border = np.zeros(len(areas), bool)
+    at_border[np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])] = True
+    cut = at_border & (areas < settings.least_cut * usual)
+    small = ~cut & (areas < settings.least_area * usual)
     others, _ = ndimage.label((maps.other > settings.other_above) & ~mask)
+    cells = numbered(np.where((cut | small)[labels], 0, labels))
+    pieces = numbered(np.where(cut[labels], labels, 0))
     return Found(
-        numbered(np.where(small[labels], 0, labels)),
+        cells,
+        np.where(pieces > 0, pieces + cells.max(initial=0), 0).astype(np.int32),
         others.astype(np.int32),
         numbered(np.where(small[labels], labels, 0)),
     )

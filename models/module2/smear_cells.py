@@ -40,8 +40,9 @@ class SmearCells:
     """What Module-II finds in one smear.
 
     Attributes:
-        instances: (H, W) int32 at the image's own size, 0 = background, else a red cell's number; border cells too.
-        mask: (H, W) bool, where red cells are (as a rule ``instances > 0``).
+        instances: (H, W) int32 at the image's own size, 0 = background, else a red cell's number; border cells too, if
+            at least half of them is in view.
+        mask: (H, W) bool, where red cells are, whatever part of them is in view.
         table: measures of every cell of ``instances``, border cells too.
         kinds: (n,) name of each, ``kinds.NOT_JUDGED`` for border cells and cells without measurable pallor.
         scores: of each.
