@@ -35,7 +35,7 @@ from data.readers import read_dataroot  # noqa: E402
 from data.synthetic import SYNTHESIS_VERSION, synthesize  # noqa: E402
 from models.averaging import WeightAverage  # noqa: E402
 from models.module2.finder import CellFinder, load_finder, map_cells, save_finder  # noqa: E402
-from models.module2.finder_learning import finder_loss, target_maps, turned  # noqa: E402
+from models.module2.finder_learning import finder_loss, mask_maps, target_maps, turned  # noqa: E402
 from models.module2.instances import split_cells  # noqa: E402
 from models.module2.matching import match_instances  # noqa: E402
 from models.module2.scale import scaled  # noqa: E402
@@ -77,11 +77,21 @@ def arguments() -> argparse.Namespace:
 
 
 def synthetic_sample(index: int, seed: int) -> Sample:
-    """A synthetic smear, seen at its own magnification."""
+    """A synthetic smear, every other one photographed smaller and enlarged afterwards, as AneRBC's must be."""
     low, high = np.log(ZOOMS)
     zoom = float(np.exp(np.random.default_rng([seed, index]).uniform(low, high)))
-    smear = synthesize(index, seed=seed, size=SIDE, zoom=zoom)
-    return Sample(smear.rgb.transpose(2, 0, 1).copy(), target_maps(smear.instances, smear.stained))
+    if index % 2:
+        smear = synthesize(index, seed=seed, size=SIDE, zoom=zoom)
+        return Sample(smear.rgb.transpose(2, 0, 1).copy(), target_maps(smear.instances, smear.stained))
+    smear = synthesize(index, seed=seed, size=round(SIDE / zoom) + 1)
+    rgb = scaled(smear.rgb, zoom)
+    size = rgb.shape[0], rgb.shape[1]
+    instances, stained = (_nearest(plane, size) for plane in (smear.instances.astype(np.int32), smear.stained))
+    return Sample(rgb.transpose(2, 0, 1).copy(), target_maps(instances, stained > 0))
+
+
+def _nearest(plane: npt.NDArray[np.generic], size: tuple[int, int]) -> npt.NDArray[np.int32]:
+    return np.asarray(Image.fromarray(plane.astype(np.int32)).resize((size[1], size[0]), Image.Resampling.NEAREST))
 
 
 def synthetic_samples(count: int, seed: int, workers: int) -> list[Sample]:
@@ -104,9 +114,7 @@ def real_samples(dataroot: str) -> list[Sample]:
             picture = scaled(rgb, factor)
             size = picture.shape[1], picture.shape[0]
             share = np.asarray(Image.fromarray(mask.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))
-            maps = np.zeros((4, size[1], size[0]), np.uint8)
-            maps[0] = (share > 0.5) * 255
-            samples.append(Sample(picture.transpose(2, 0, 1).copy(), maps))
+            samples.append(Sample(picture.transpose(2, 0, 1).copy(), mask_maps(share > 0.5)))
     return samples
 
 

@@ -23,7 +23,7 @@ from models.module2.finder import (
     map_cells,
     save_finder,
 )
-from models.module2.finder_learning import finder_loss, target_maps
+from models.module2.finder_learning import finder_loss, mask_maps, target_maps
 from models.module2.instances import at_own_size, numbered, split_cells
 from models.module2.matching import match_instances
 from models.module2.scale import estimate_diameter, scaled
@@ -372,3 +372,32 @@ def test_weights_that_are_none(tmp_path: Path) -> None:
 def test_the_scale_that_it_learns_at_is_the_scale_that_it_is_asked_at() -> None:
     diameters = [cell.diameter_px for index in range(6) for cell in synthesize(index, seed=2, zoom=1.4).cells]
     assert np.median(diameters) == pytest.approx(CELL_DIAMETER, rel=0.15)
+
+
+def test_what_a_plain_mask_tells() -> None:
+    single, clump, speck = [(40.0, 40.0, 14.0)], [(100.0, 40.0, 14.0), (122.0, 40.0, 14.0)], [(60.0, 100.0, 4.0)]
+    usual = [(30.0 + 40 * i, 150.0, 14.0) for i in range(4)]
+    mask = discs((180, 180), single + clump + speck + usual) > 0
+    red, distance, gap, unknown = mask_maps(mask)
+    assert ((red > 0) == mask).all() and not gap.any()
+    assert distance[40, 40] == 255 and unknown[40, 40] == 0
+    assert distance[40, 100] == 0 and 0 < unknown[40, 100] < 255
+    assert unknown[100, 60] == 255 and unknown[0, 0] == 0
+
+
+def test_a_platelet_of_a_plain_mask_may_be_either_and_a_cell_may_not() -> None:
+    mask = discs((64, 64), [(20.0, 20.0, 12.0), (45.0, 45.0, 12.0), (55.0, 10.0, 4.0)]) > 0
+    true = torch.from_numpy(mask_maps(mask)[None] / np.float32(255))
+    logits = torch.zeros(1, 4, 64, 64)
+    logits[:, 0] = torch.where(true[:, 0] > 0, 6.0, -6.0)
+    logits[:, 1] = torch.logit(true[:, 1].clamp(1e-3, 1 - 1e-3))
+    logits[:, 2:] = -6
+    exact = torch.tensor([False])
+
+    def loss_with_other_at(x: int, y: int) -> float:
+        changed = logits.clone()
+        changed[:, 0, y - 3 : y + 4, x - 3 : x + 4], changed[:, 3, y - 3 : y + 4, x - 3 : x + 4] = -6, 6
+        return finder_loss(changed, true, exact).real.item()
+
+    base = finder_loss(logits, true, exact).real.item()
+    assert loss_with_other_at(55, 10) < base + 0.02 < loss_with_other_at(20, 20) - 0.03

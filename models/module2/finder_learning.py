@@ -13,6 +13,10 @@ from torch.nn import functional
 
 # Cells cut by the border go on beyond it: the distance is taken as if for so many pixels.
 _BEYOND = 8
+# In the last plane of a real mask's maps.
+_CLUMP, _UNSURE = 128, 255
+# A part of a mask is a single cell between these shares of the median part's area, and if it is so convex.
+_SMALL, _LARGE, _CONVEX = 0.4, 1.7, 0.94
 _DISTANCE_WEIGHT, _OTHER_WEIGHT, _REAL_WEIGHT, _GAP_PIXELS = 2.0, 0.5, 0.5, 3.0
 
 
@@ -40,6 +44,38 @@ def target_maps(instances: npt.NDArray[np.integer], stained: npt.NDArray[np.bool
     return np.rint(maps * 255).astype(np.uint8)
 
 
+def mask_maps(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
+    """What a plain mask of all that is stained tells of a smear.
+
+    Parts of the mask that are as large as the usual one and convex are single cells, so their distance is known. Other
+    large ones are cells, but not how many. Small ones may be platelets, and are held for neither. The masks' few white
+    cells pass for red ones.
+
+    Args:
+        mask: (H, W), red cells, platelets and white cells.
+
+    Returns:
+        (4, H, W) uint8: the mask; the distance in single cells; 0, for single cells have no gap; and what is not known:
+        ``_CLUMP`` where the distance is not, ``_UNSURE`` where the kind is not either.
+    """
+    from skimage.measure import regionprops
+
+    parts, _ = ndimage.label(mask)
+    regions = regionprops(parts)
+    usual = np.median([region.area for region in regions]) if regions else 0.0
+    unknown, lone = np.zeros((2, len(regions) + 1), np.uint8)
+    for region in regions:
+        if region.area < _SMALL * usual:
+            unknown[region.label] = _UNSURE
+        elif region.area > _LARGE * usual or region.solidity < _CONVEX:
+            unknown[region.label] = _CLUMP
+        else:
+            lone[region.label] = 1
+    single = np.where(lone[parts] > 0, parts, 0)
+    distance = target_maps(single, single > 0)[1]
+    return np.stack([mask.astype(np.uint8) * 255, distance, np.zeros_like(distance), unknown[parts]])
+
+
 def _edges(instances: npt.NDArray[np.int32]) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
     """Pixels beside one of another number, and those of them where two cells meet."""
     padded = np.pad(instances, 1, mode="edge")
@@ -61,7 +97,7 @@ class FinderLoss:
         mask: cross-entropy and overlap loss of the red cells, and cross-entropy of platelets and white cells.
         distance: mean absolute difference.
         gap: cross-entropy.
-        real: cross-entropy and overlap loss of real masks with whatever is stained: these hold platelets too.
+        real: the same of real masks, as far as these tell: see ``mask_maps``.
     """
 
     mask: Tensor
@@ -80,8 +116,7 @@ def finder_loss(logits: Tensor, true: Tensor, exact: Tensor) -> FinderLoss:
 
     Args:
         logits: (B, 4, H, W).
-        true: (B, 4, H, W) in [0, 1]; where ``exact`` is False, only the first plane holds something, a mask of all
-            that is stained.
+        true: (B, 4, H, W) in [0, 1], of ``target_maps`` or, where ``exact`` is False, of ``mask_maps``.
         exact: (B,) bool.
     """
     red, distance, gap, other = logits.float().unbind(1)
@@ -92,6 +127,10 @@ def finder_loss(logits: Tensor, true: Tensor, exact: Tensor) -> FinderLoss:
     mask = mask + _OTHER_WEIGHT * _each(compare(other, other_true, reduction="none"))
     stained = (1 - (1 - red.sigmoid()) * (1 - other.sigmoid())).clamp(1e-5, 1 - 1e-5)
     real = _each(functional.binary_cross_entropy(stained, red_true, reduction="none")) + _overlap(stained, red_true)
+    known, lone = (other_true < _UNSURE / 255 - 0.1).float(), (other_true < 0.1).float()
+    real = real + _each(known * compare(red, red_true, reduction="none"))
+    real = real + _DISTANCE_WEIGHT * _each(lone * (distance.sigmoid() - distance_true).abs())
+    real = real + _each(lone * compare(gap, gap_true, reduction="none"))
     gaps = _each(compare(gap, gap_true, reduction="none", pos_weight=few))
     return FinderLoss(
         mask=_mean(mask, exact),

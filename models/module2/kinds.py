@@ -52,6 +52,7 @@ class KindLimits:
         schistocyte_below: diameter relative to the reference, together with ``uneven``.
         burr_spikes: projections seen along the outline.
         burr_tail: reach of the largest of them.
+        burr_from_px: diameter in pixels from which projections can be told from the steps of an outline.
         burr_solidity: area over convex area below which an outline with projections is notched.
         free: part of the outline that must be free for the rules that look at the outline.
     """
@@ -73,6 +74,7 @@ class KindLimits:
     schistocyte_below: float = 0.95
     burr_spikes: int = 4
     burr_tail: float = 0.035
+    burr_from_px: float = 24.0
     burr_solidity: float = 0.97
     free: float = 0.6
 
@@ -135,6 +137,7 @@ def _shape_and_pallor(table: CellTable, limits: KindLimits) -> dict[str, Boolean
         "teardrop": uneven & (table.tail > limits.teardrop_tail) & (peak > limits.teardrop_peak),
         "schistocyte": uneven & (table.central_pallor < limits.hypochromic_above),
         "burr": seen
+        & (table.diameter_px >= limits.burr_from_px)
         & (table.spikes >= limits.burr_spikes)
         & (table.tail > limits.burr_tail)
         & (table.solidity < limits.burr_solidity),
