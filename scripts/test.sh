@@ -26,7 +26,8 @@ check format "$DCFNET_PYTHON" -m ruff format --check .
 check mypy "$DCFNET_PYTHON" -m mypy data models options util
 printf '== pytest%s\n' "${failed:+ (already failed:$failed)}"
 tests=0
-# No -q here: pyproject.toml says it, and a second one would drop the closing line.
-"$DCFNET_PYTHON" -m pytest "$@" || tests=$?
+# No -q here: pyproject.toml says it, and a second one would drop the closing line. Two processes with a thread each:
+# most tests start commands or compute too little for more threads. A file's tests stay together, for its fixtures.
+OMP_NUM_THREADS=1 "$DCFNET_PYTHON" -m pytest -n "${DCFNET_TEST_PROCESSES:-2}" --dist loadfile "$@" || tests=$?
 if [ -n "$failed" ] && [ "$tests" -eq 0 ]; then tests=1; fi
 exit "$tests"

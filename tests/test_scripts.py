@@ -287,7 +287,7 @@ def test_test_sh_runs_every_check_and_ends_on_pytests_closing_line(machine):
         "-m ruff check .",
         "-m ruff format --check .",
         "-m mypy data models options util",
-        "-m pytest -k gate or mask",
+        "-m pytest -n 2 --dist loadfile -k gate or mask",
     ]
     assert done.stdout.splitlines()[-1] == "3 passed in 0.1s"
 
@@ -296,7 +296,7 @@ def test_test_sh_runs_every_check_and_ends_on_pytests_closing_line(machine):
 def test_a_failed_check_fails_test_sh_after_the_tests_ran(machine, failing):
     done = machine.run(".ci/run", FAIL_CHECK=failing)
     assert done.returncode == 1
-    assert machine.told[-1] == "-m pytest"
+    assert machine.told[-1] == "-m pytest -n 2 --dist loadfile"
     assert done.stdout.splitlines()[-1] == "3 passed in 0.1s"
 
 
