@@ -83,6 +83,7 @@ class CellStage:
         results: the results folder.
         pages: images that get a page of their own.
         head: the learned severity, or None.
+        limit: severity score from which the rule that ``analyse`` follows says Chronic.
     """
 
     def __init__(
@@ -91,8 +92,10 @@ class CellStage:
         results: Path,
         pages: int,
         head: SeverityHead | None = None,
+        limit: float | None = None,
     ) -> None:
         self.analyse, self.results, self.head = analyse, results, head
+        self.limit = SeverityRule().limit(None) if limit is None else limit
         self.gallery = CellGallery(results, pages=pages)
 
     def files(self) -> CellFiles:
@@ -159,7 +162,8 @@ def cell_stage(options: Any, device: Any, results: Path, run: Path) -> CellStage
             file=sys.stderr,
         )
         head = None
-    return CellStage(build_analyser(options, device), results, options.cell_pages, head)
+    analyser = build_analyser(options, device)
+    return CellStage(analyser, results, options.cell_pages, head, analyser.rule.limit(analyser.um_per_px))
 
 
 def written_mask(
@@ -191,7 +195,7 @@ def severity_metrics(
     columns: Sequence[dict[str, Any]],
     groups: Sequence[str],
     *,
-    micrometres: bool,
+    limit: float,
     resamples: int,
     seed: int,
 ) -> dict[str, Any] | None:
@@ -201,7 +205,7 @@ def severity_metrics(
         truths: true grade of each image, None where unknown or not anemic.
         columns: of predictions.csv, see ``CellsOfImage.columns``.
         groups: of each image; intervals draw them whole.
-        micrometres: whether a pixel's size was known, which decides the rule's threshold.
+        limit: severity score from which the rule says Chronic.
         resamples: bootstrap resamples.
         seed: of the resampling.
 
@@ -212,8 +216,6 @@ def severity_metrics(
     graded = [i for i, truth in enumerate(truths) if truth and columns[i].get("severity_score") is not None]
     if not graded:
         return None
-    rule = SeverityRule()
-    limit = rule.chronic_from if micrometres else rule.chronic_from_relative
     # Shifted, so that a score at the rule's threshold is a half; the order of the images stays.
     by_rule = [0.5 + (columns[i]["severity_score"] - limit) / 2 for i in graded]
     called = [columns[i]["severity_pred"] == CHRONIC for i in graded]

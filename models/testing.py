@@ -160,7 +160,7 @@ class TestRun:
             [record.severity for record in part.records],
             counts,
             part.groups,
-            micrometres=known,
+            limit=self.cells.limit,
             resamples=self.options.resamples,
             seed=self.options.seed,
         )

@@ -76,6 +76,19 @@ def zero_or_between(low: float, high: float) -> Callable[[str], float]:
     return parse
 
 
+def named_numbers(text: str) -> str:
+    """Check a list such as ``chronic_from=0.2,size_rate=0.5``; kept as text, the names are known to Module-II alone."""
+    for part in filter(None, text.split(",")):
+        name, equals, number = part.partition("=")
+        try:
+            sound = bool(equals) and name.strip().isidentifier() and abs(float(number)) < float("inf")
+        except ValueError:
+            sound = False
+        if not sound:
+            raise ValueError("must be a list such as chronic_from=0.2,size_rate=0.5")
+    return text
+
+
 def view_count(text: str) -> int:
     """Parse a number of views that turning and mirroring an image can give."""
     value = int(text)
@@ -656,6 +669,22 @@ OPTIONS: tuple[Option, ...] = (
         "they are then compared with the image's own normal cells.",
         _CELLS,
         parse=zero_or_between(0.005, 10),
+    ),
+    Option(
+        "severity_rule",
+        "",
+        "constants of the severity score that differ from their defaults, such as chronic_from=0.2,size_rate=0.5; "
+        "docs/module2.md lists them.",
+        _CELLS,
+        parse=named_numbers,
+    ),
+    Option(
+        "kind_limits",
+        "",
+        "cut-offs of the abnormal kinds that differ from their defaults, such as ovalocyte_below=0.8; docs/module2.md "
+        "lists them.",
+        _CELLS,
+        parse=named_numbers,
     ),
     Option(
         "cell_pages",

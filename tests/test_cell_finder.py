@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from data.synthetic import synthesize
 from models.module2 import finder as finder_module
-from models.module2.analysis import CellAnalyser
+from models.module2.analysis import CellAnalyser, changed
 from models.module2.finder import (
     CELL_DIAMETER,
     OVERLAP,
@@ -25,8 +25,10 @@ from models.module2.finder import (
 )
 from models.module2.finder_learning import finder_loss, mask_maps, target_maps
 from models.module2.instances import at_own_size, numbered, split_cells
+from models.module2.kinds import KindLimits
 from models.module2.matching import match_instances
 from models.module2.scale import estimate_diameter, scaled
+from models.module2.severity import SeverityRule
 from models.module2.smear_cells import BORDER, PLATELET, SmearCells
 from util.checkpoint import save_checkpoint
 from util.errors import UserError
@@ -96,10 +98,11 @@ def test_a_cell_cut_by_the_border_is_deep_there() -> None:
     assert distance[0, 9] == 255 and distance[7, 9] < 60
 
 
-def test_loss_of_real_masks_asks_only_what_is_stained() -> None:
+def test_loss_of_real_clumps_asks_only_what_is_stained() -> None:
     logits = torch.zeros(2, 4, 8, 8, requires_grad=True)
     true = torch.zeros(2, 4, 8, 8)
     true[:, 0, 2:6, 2:6] = 1
+    true[:, 3] = 128 / 255  # a clump: how many cells is not known
     loss = finder_loss(logits, true, torch.tensor([False, False]))
     assert loss.mask.item() == loss.distance.item() == loss.gap.item() == 0
     loss.total.backward()
@@ -401,3 +404,17 @@ def test_a_platelet_of_a_plain_mask_may_be_either_and_a_cell_may_not() -> None:
 
     base = finder_loss(logits, true, exact).real.item()
     assert loss_with_other_at(55, 10) < base + 0.02 < loss_with_other_at(20, 20) - 0.03
+
+
+def test_constants_are_changed_by_name() -> None:
+    rule = changed(SeverityRule(), "chronic_from=0.3, size_rate = 0.25", "--severity_rule")
+    assert (rule.chronic_from, rule.size_rate) == (0.3, 0.25)
+    assert rule.normal_um == SeverityRule().normal_um
+    assert changed(KindLimits(), "burr_spikes=6", "--kind_limits").burr_spikes == 6
+    assert changed(KindLimits(), "", "--kind_limits") == KindLimits()
+    for text, word in (("nothing=1", "ovalocyte_below"), ("burr_spikes=many", "NAME=NUMBER")):
+        with pytest.raises(UserError, match="--kind_limits") as caught:
+            changed(KindLimits(), text, "--kind_limits")
+        assert word in str(caught.value)
+    with pytest.raises(UserError, match="weights"):
+        changed(SeverityRule(), "size_weight=-1", "--severity_rule")

@@ -95,7 +95,7 @@ def test_agreement_of_grades() -> None:
         {"severity_pred": "Mild", "severity_score": 0.05, "severity_learned": 0.2},
         {},
     ]
-    said = severity_metrics(truths, columns, list("abcdef"), micrometres=False, resamples=200, seed=0)
+    said = severity_metrics(truths, columns, list("abcdef"), limit=0.15, resamples=200, seed=0)
     assert said is not None
     assert said["rule"]["n"] == 4 and said["rule"]["accuracy"] == 0.5
     assert said["rule"]["confusion_matrix"] == [[1, 1], [1, 1]]
@@ -103,21 +103,23 @@ def test_agreement_of_grades() -> None:
     assert said["learned"]["accuracy"] == 1.0 and said["agreement"] == 0.5
     assert json.dumps(said)
     unlearned = [{**row, "severity_learned": None} for row in columns]
-    plain = severity_metrics(truths, unlearned, list("abcdef"), micrometres=False, resamples=200, seed=0)
+    plain = severity_metrics(truths, unlearned, list("abcdef"), limit=0.15, resamples=200, seed=0)
     assert plain is not None and "learned" not in plain and "agreement" not in plain
-    assert severity_metrics([None] * 6, columns, list("abcdef"), micrometres=False, resamples=9, seed=0) is None
+    assert severity_metrics([None] * 6, columns, list("abcdef"), limit=0.15, resamples=9, seed=0) is None
 
 
 def test_a_score_at_the_threshold_is_what_the_rule_called_it() -> None:
     columns = [{"severity_pred": "Chronic", "severity_score": 0.15}, {"severity_pred": "Mild", "severity_score": 0.149}]
-    said = severity_metrics(["Chronic", "Mild"], columns, ["a", "b"], micrometres=False, resamples=100, seed=0)
+    said = severity_metrics(["Chronic", "Mild"], columns, ["a", "b"], limit=0.15, resamples=100, seed=0)
     assert said is not None and said["rule"]["accuracy"] == 1.0
 
 
 def test_a_head_of_another_measure_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     numbers = (1.0,) * len(FEATURES)
     SeverityHead(numbers, numbers, numbers, 0.0, 10, 10, micrometres=True).save(tmp_path / SEVERITY_HEAD)
-    options = SimpleNamespace(cells="yes", cell_diameter=0.0, um_per_px=0.0, cell_pages=0)
+    options = SimpleNamespace(
+        cells="yes", cell_diameter=0.0, um_per_px=0.0, cell_pages=0, severity_rule="", kind_limits=""
+    )
     stage = cell_stage(options, torch.device("cpu"), tmp_path, tmp_path)
     assert stage is not None and stage.head is None
     assert "micrometres" in capsys.readouterr().err

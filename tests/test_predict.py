@@ -27,7 +27,7 @@ from models.cell_stage import magnification_notes
 from models.inference import predict, see_none
 from models.module2.kinds import kinds_of
 from models.module2.morphometry import measure_cells
-from models.module2.severity import score_cells, summarise
+from models.module2.severity import SeverityRule, score_cells, summarise
 from models.module2.smear_cells import BORDER, LeftOut, SmearCells
 from models.saved import load_network
 from util.errors import UserError
@@ -77,13 +77,25 @@ def cells_by_otsu(rgb):
     )
 
 
+def analyser_of(find):
+    """A stand-in for ``CellAnalyser``: what finds the cells, and the rule that grades them."""
+
+    class Analyser:
+        rule, um_per_px = SeverityRule(), None
+
+        def __call__(self, rgb):
+            return find(rgb)
+
+    return Analyser()
+
+
 @pytest.fixture
 def fake_finder(monkeypatch):
     asked = []
 
     def build(options, device):
         asked.append((options.cell_diameter, options.um_per_px))
-        return cells_by_otsu
+        return analyser_of(cells_by_otsu)
 
     monkeypatch.setattr("models.cell_stage.build_analyser", build)
     return asked
@@ -507,7 +519,7 @@ def test_an_error_in_the_middle_leaves_no_page_and_no_half_table(runs, some, tmp
         def broken(rgb):
             raise ZeroDivisionError
 
-        return broken
+        return analyser_of(broken)
 
     monkeypatch.setattr("models.cell_stage.build_analyser", build)
     line = f"--dataroot some --name SEG --gpu_ids -1 --checkpoints_dir {runs}"

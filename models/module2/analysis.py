@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from models.module2.morphometry import CellTable, measure_cells
 from models.module2.scale import estimate_diameter, scaled
 from models.module2.severity import SeverityRule, score_cells, summarise
 from models.module2.smear_cells import BORDER, FRAGMENT, PLATELET, WHITE_CELL, LeftOut, SmearCells
+from util.errors import UserError
 
 # The estimate is taken again from the cells found until it holds within this factor, at most so often.
 _SETTLED, _MOST_ROUNDS, _FAR = 1.15, 3, 1.7
@@ -193,16 +194,47 @@ def warnings_about(rgb: npt.NDArray[np.uint8], table: CellTable, diameter: float
     return said
 
 
-def build_analyser(options: Any, device: torch.device) -> Callable[[npt.NDArray[np.uint8]], SmearCells]:
+Constants = TypeVar("Constants", SeverityRule, KindLimits)
+
+
+def changed(defaults: Constants, text: str, flag: str) -> Constants:
+    """Constants with those changed that a text such as ``size_rate=0.5,chronic_from=0.2`` names.
+
+    Raises:
+        UserError: a name that is none of the constants, a value that is no number or that the constants refuse.
+    """
+    known = {name: type(value) for name, value in asdict(defaults).items()}
+    values: dict[str, Any] = {}
+    for part in filter(None, text.split(",")):
+        name, _, number = (word.strip() for word in part.partition("="))
+        try:
+            values[name] = known[name](float(number))
+        except (KeyError, ValueError, OverflowError):
+            raise UserError(
+                f"{flag} {part}",
+                expected=f"NAME=NUMBER, NAME out of {', '.join(known)}",
+                found=name if name not in known else number,
+                remedy="mend the list, or leave the flag out for the defaults",
+            ) from None
+    return replace(defaults, **values)
+
+
+def build_analyser(options: Any, device: torch.device) -> CellAnalyser:
     """The analyser that a command's options ask for.
 
     Args:
-        options: with ``cell_diameter`` and ``um_per_px``, 0 where they are not known.
+        options: with ``cell_diameter`` and ``um_per_px``, 0 where they are not known, ``severity_rule`` and
+            ``kind_limits``.
         device: where the finder runs.
 
     Raises:
-        UserError: the finder's weights are missing or damaged.
+        UserError: the finder's weights are missing or damaged, or a constant is none.
     """
     return CellAnalyser(
-        load_finder(), device, cell_diameter=options.cell_diameter or None, um_per_px=options.um_per_px or None
+        load_finder(),
+        device,
+        cell_diameter=options.cell_diameter or None,
+        um_per_px=options.um_per_px or None,
+        rule=changed(SeverityRule(), options.severity_rule, "--severity_rule"),
+        limits=changed(KindLimits(), options.kind_limits, "--kind_limits"),
     )

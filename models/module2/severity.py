@@ -77,6 +77,10 @@ class SeverityRule:
                 remedy="give other limits",
             )
 
+    def limit(self, um_per_px: float | None) -> float:
+        """Severity score from which an image is Chronic, by whether the size of its pixels is known."""
+        return self.chronic_from_relative if um_per_px is None else self.chronic_from
+
 
 @dataclass(frozen=True)
 class CellScores:
@@ -185,7 +189,6 @@ def summarise(table: CellTable, rule: SeverityRule | None = None, limits: KindLi
     diameters = table.diameter_px[able]
     count, number = len(table), int(able.sum())
     score = _mean(scores.severity[able])
-    limit = rule.chronic_from_relative if table.um_per_px is None else rule.chronic_from
     return SmearSummary(
         cells=count,
         judged=number,
@@ -202,7 +205,7 @@ def summarise(table: CellTable, rule: SeverityRule | None = None, limits: KindLi
         roundness_score=_mean(scores.roundness_score[able]),
         pallor_score=_mean(scores.pallor_score[able]),
         severity_score=score,
-        severity=None if not number else CHRONIC if score >= limit else MILD,
+        severity=None if not number else CHRONIC if score >= rule.limit(table.um_per_px) else MILD,
     )
 
 
