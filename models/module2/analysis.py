@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -15,15 +14,19 @@ from models.module2.finder import CELL_DIAMETER, CellFinder, CellMaps, load_find
 from models.module2.instances import Found, SplitSettings, at_own_size, resized_labels, split_cells
 from models.module2.kinds import KindLimits, kinds_of
 from models.module2.morphometry import CellTable, measure_cells
-from models.module2.scale import estimate_diameter, scaled
+from models.module2.scale import estimate_diameter, explained, middle, scaled
 from models.module2.severity import SeverityRule, score_cells, summarise
 from models.module2.smear_cells import BORDER, FRAGMENT, PLATELET, WHITE_CELL, LeftOut, SmearCells
 from util.errors import UserError
 
-# The estimate is taken again from the cells found until it holds within this factor, at most so often.
-_SETTLED, _MOST_ROUNDS, _FAR = 1.15, 3, 1.7
-# With so few cells the estimate may be that of a clump; cells of these parts of it are then looked for as well.
-_FEW, _PARTS, _LEAST_LOOKED_FOR = 3, (2, 4), 8
+# The diameter of the cells found is the one looked for within the first factor; beyond the second it is not believed.
+_SETTLED, _FAR = 1.2, 1.7
+# Parts of the estimate that are tried in this order until so much of what is stained lies in cells of that size.
+_PARTS, _LEAST_LOOKED_FOR, _EXPLAINED = (1.0, 0.67, 0.45, 1.5, 0.3, 0.2), 6.0, 0.75
+# A single cell may be a clump: with so few, smaller ones are looked for all the same.
+_FEW = 3
+# Side of the middle of the image that is looked at for that, pixels at the finder's scale.
+_SIDE = 448
 # An image is not enlarged beyond this: what was never photographed cannot be drawn.
 _MOST_ENLARGED = 3.0
 # Cells below this many pixels across are found, but their measures are guesses.
@@ -42,10 +45,6 @@ class _Look:
     maps: CellMaps
     found: Found
     seen: float
-
-    @property
-    def count(self) -> int:
-        return int(self.found.cells.max(initial=0))
 
     @property
     def settled(self) -> bool:
@@ -100,9 +99,7 @@ class CellAnalyser:
         if not np.isfinite(diameter):
             nothing = np.zeros(rgb.shape[:2], np.int32)
             return Found(nothing, nothing, nothing, nothing), nothing, float("nan")
-        look = self._look(rgb, diameter) if self.cell_diameter else self._settled(rgb, diameter)
-        if not self.cell_diameter and look.count <= _FEW:
-            look = next((closer for closer in self._closer(rgb, diameter) if closer.count > 2 * _FEW), look)
+        look = self._look(rgb, diameter) if self.cell_diameter else self._settled(rgb, self._likeliest(rgb, diameter))
         labels = look.found.cells + look.found.cut
         shown = at_own_size(labels, look.maps, rgb.shape[:2], self.settings.cell_above)
         return look.found, shown, look.diameter
@@ -114,24 +111,32 @@ class CellAnalyser:
         found = split_cells(maps, self.settings)
         return _Look(diameter, maps, found, typical_diameter(found.cells) / factor)
 
-    def _settled(self, rgb: npt.NDArray[np.uint8], diameter: float) -> _Look:
-        """Find the cells, and again at the diameter that they turn out to have, until it is the one looked for.
+    def _likeliest(self, rgb: npt.NDArray[np.uint8], estimate: float) -> float:
+        """The estimate or, where the finder makes little of the image at that scale, a diameter at which it makes more.
 
-        A diameter far from the estimate is not believed: shown dirt or fragments at their own scale, the finder would
-        go on to smaller and smaller ones.
+        The estimate is wrong where cells enclose film on all sides, which then passes for pale centres, and where a
+        clump without a gap passes for one cell. The finder knows cells by sight, but only near its own scale: it looks
+        at the middle of the image at several.
         """
-        look = self._look(rgb, diameter)
-        for _ in range(_MOST_ROUNDS - 1):
-            far = max(look.seen / diameter, diameter / look.seen) > _FAR if look.seen > 0 else True
-            if look.settled or far:
-                break
-            look = self._look(rgb, look.seen)
-        return look
+        best, made = estimate, (False, -1.0)
+        for part in _PARTS:
+            diameter = estimate * part
+            if part != 1 and not _LEAST_LOOKED_FOR <= diameter <= max(rgb.shape[:2]):
+                continue
+            seen = middle(rgb, _SIDE / CELL_DIAMETER * diameter)
+            cells = self._look(seen, diameter).found.cells
+            share, count = explained(cells, seen), int(cells.max(initial=0))
+            makes_sense = share >= _EXPLAINED
+            if makes_sense and count > _FEW:
+                return diameter
+            made, best = max((made, best), ((makes_sense, count if makes_sense else share), diameter))
+        return best
 
-    def _closer(self, rgb: npt.NDArray[np.uint8], diameter: float) -> Iterator[_Look]:
-        """Look for smaller cells: a clump without a gap passes for a few large ones."""
-        looks = (self._settled(rgb, diameter / part) for part in _PARTS if diameter / part >= _LEAST_LOOKED_FOR)
-        return (look for look in looks if look.settled)
+    def _settled(self, rgb: npt.NDArray[np.uint8], diameter: float) -> _Look:
+        """Find the cells, and once more at the diameter that they turn out to have, if that is another."""
+        look = self._look(rgb, diameter)
+        far = max(look.seen / diameter, diameter / look.seen) > _FAR if look.seen > 0 else True
+        return look if look.settled or far else self._look(rgb, look.seen)
 
 
 def typical_diameter(cells: npt.NDArray[np.int32]) -> float:

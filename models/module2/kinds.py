@@ -42,6 +42,7 @@ class KindLimits:
         ovalocyte_below: roundness; from here down to ``elliptocyte_below``.
         elliptocyte_below: roundness (ICSH: long axis more than twice the short one).
         spherocyte_below: central pallor.
+        spherocyte_from_px: diameter in pixels from which blur leaves a pallor to be seen.
         hypochromic_above: central pallor.
         target_bump: the very centre above the palest ring, in parts of the rim's absorbance.
         target_pallor: central pallor that a target has at least.
@@ -64,6 +65,7 @@ class KindLimits:
     ovalocyte_below: float = 0.79
     elliptocyte_below: float = 0.5
     spherocyte_below: float = 0.12
+    spherocyte_from_px: float = 24.0
     hypochromic_above: float = 0.39
     target_bump: float = 0.12
     target_pallor: float = 0.15
@@ -144,6 +146,7 @@ def _shape_and_pallor(table: CellTable, limits: KindLimits) -> dict[str, Boolean
         "target": (table.bump > limits.target_bump) & (table.central_pallor > limits.target_pallor),
         "elliptocyte": table.roundness < limits.elliptocyte_below,
         "ovalocyte": table.roundness < limits.ovalocyte_below,
-        "spherocyte": table.central_pallor < limits.spherocyte_below,
+        "spherocyte": (table.central_pallor < limits.spherocyte_below)
+        & (table.diameter_px >= limits.spherocyte_from_px),
         "hypochromic": table.central_pallor > limits.hypochromic_above,
     }

@@ -7,12 +7,16 @@ import numpy.typing as npt
 from PIL import Image
 from scipy import ndimage
 
+from models.module2.finder import CELL_DIAMETER
+
 # An image is looked at reduced to the first of these sides at which its cells are so many pixels across: the time does
 # not grow with the image, and enough cells remain.
 _SEEN_SIDES, _SEEN_DIAMETER = (400, 800, 1600), 12.0
 # Peaks of the distance to the field that rise less than this above their surroundings are one peak, pixels.
 _PEAK = 0.75
 _LEAST_RADIUS = 2.0
+# Areas of cells of the size looked for, in those of a disc of ``CELL_DIAMETER``: .6 to 1.6 of the diameter.
+_LEAST_USUAL, _MOST_USUAL = 0.36, 2.5
 
 
 def estimate_diameter(rgb: npt.NDArray[np.uint8]) -> float:
@@ -72,3 +76,34 @@ def scaled(rgb: npt.NDArray[np.uint8], factor: float) -> npt.NDArray[np.uint8]:
     """
     size = (max(1, round(rgb.shape[1] * factor)), max(1, round(rgb.shape[0] * factor)))
     return np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.BICUBIC))
+
+
+def middle(rgb: npt.NDArray[np.uint8], side: float) -> npt.NDArray[np.uint8]:
+    """The middle of an image, at most ``side`` pixels square."""
+    height, width = rgb.shape[:2]
+    rows, columns = (min(length, max(1, round(side))) for length in (height, width))
+    top, left = (height - rows) // 2, (width - columns) // 2
+    return np.ascontiguousarray(rgb[top : top + rows, left : left + columns])
+
+
+def explained(cells: npt.NDArray[np.int32], rgb: npt.NDArray[np.uint8]) -> float:
+    """How much of what is stained, or taken for cells, lies in cells of about the size that was looked for.
+
+    Args:
+        cells: (h, w) cells at the finder's scale.
+        rgb: (H, W, 3) the same picture at its own.
+
+    Returns:
+        0 to 1; 0 where nothing stands out.
+    """
+    from skimage.filters import threshold_otsu
+
+    size = cells.shape[1], cells.shape[0]
+    green = np.asarray(Image.fromarray(rgb[..., 1]).resize(size, Image.Resampling.BILINEAR))
+    if green.max() == green.min():
+        return 0.0
+    stained = green < threshold_otsu(green)
+    areas = np.bincount(cells.ravel()) / (np.pi / 4 * CELL_DIAMETER**2)
+    usual = (areas > _LEAST_USUAL) & (areas < _MOST_USUAL)
+    usual[0] = False
+    return float((usual[cells] & stained).sum() / max(1, (stained | (cells > 0)).sum()))
