@@ -26,6 +26,7 @@ CELL_COLUMNS = (
     "severity_score", "abnormal_kind", "roundness_score", "pallor_score", "elongation", "pallor_depth", "solidity",
     "area_um2", "diameter_um",
 )  # fmt: skip
+CELLS_TABLE, LEFT_OUT_TABLE = "cells.csv", "left_out.csv"
 LEFT_OUT_COLUMNS = ("image", "cell", "x", "y", "area_px", "reason")
 
 
@@ -48,15 +49,20 @@ def save_instances(path: Path, instances: NDArray[np.integer]) -> None:
         raise ValueError(
             f"an instance map must be (H, W) integers of 0 or more, not {instances.dtype}{instances.shape}"
         )
+    check_count(str(path), instances)
+    image = Image.fromarray(instances.astype(np.uint16))
+    atomic_write(path, encoded_image(lambda buffer: image.save(buffer, format="PNG")), make_parents=True)
+
+
+def check_count(name: str, instances: NDArray[np.integer]) -> None:
+    """Raise UserError where a map holds more cells than 16 bits can number."""
     if instances.size and instances.max() > MOST_CELLS:
         raise UserError(
-            f"{path}: too many cells for one instance map",
+            f"{name}: too many cells for one instance map",
             expected=f"at most {MOST_CELLS}",
             found=str(instances.max()),
             remedy="cut the image into tiles, or leave the cells out (--cells no)",
         )
-    image = Image.fromarray(instances.astype(np.uint16))
-    atomic_write(path, encoded_image(lambda buffer: image.save(buffer, format="PNG")), make_parents=True)
 
 
 class StreamedTable:
@@ -99,12 +105,21 @@ class StreamedTable:
         except OSError as error:
             raise unwritable(self.path, error) from None
 
-    def close(self) -> None:
-        """Put the file in its place."""
+    def finish(self) -> None:
+        """Bring all rows to the disk."""
+        if self._file.closed:
+            return
         try:
             self._file.flush()
             os.fsync(self._file.fileno())
             self._file.close()
+        except OSError as error:
+            raise unwritable(self.path, error) from None
+
+    def close(self) -> None:
+        """Put the file in its place."""
+        self.finish()
+        try:
             self._temporary.replace(self.path)
         except OSError as error:
             raise unwritable(self.path, error) from None
@@ -124,6 +139,13 @@ def _table_cell(value: Any) -> str:
     return f"{value:.7g}" if isinstance(value, float) else str(value)
 
 
+def remove_begun(folder: Path) -> None:
+    """Remove tables that a run which was killed has begun; OSError where that cannot be done."""
+    for name in (CELLS_TABLE, LEFT_OUT_TABLE):
+        for begun in folder.glob(f".{name}.{'[0-9a-f]' * 16}"):
+            begun.unlink(missing_ok=True)
+
+
 class CellFiles:
     """Writes what Module-II finds, image by image: ``instances/``, cells.csv and left_out.csv.
 
@@ -138,9 +160,9 @@ class CellFiles:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._cells = StreamedTable(folder / "cells.csv", CELL_COLUMNS)
+        self._cells = StreamedTable(folder / CELLS_TABLE, CELL_COLUMNS)
         try:
-            self._left_out = StreamedTable(folder / "left_out.csv", LEFT_OUT_COLUMNS)
+            self._left_out = StreamedTable(folder / LEFT_OUT_TABLE, LEFT_OUT_COLUMNS)
         except UserError:
             self._cells.discard()
             raise
@@ -163,9 +185,15 @@ class CellFiles:
             self._left_out.add(row)
 
     def close(self) -> None:
-        """Put the tables in their place."""
-        self._cells.close()
-        self._left_out.close()
+        """Put the tables in their place; both are whole on the disk before either appears."""
+        try:
+            self._cells.finish()
+            self._left_out.finish()
+            self._cells.close()
+            self._left_out.close()
+        except UserError:
+            self.discard()
+            raise
 
     def discard(self) -> None:
         """Remove the tables begun."""

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.cell_files import CellFiles
-from models.grading import SEVERITY_HEAD
-from models.module2.analysis import build_analyser
+from models.cell_files import CellFiles, check_count
+from models.module2.analysis import build_analyser, measured_by
 from models.module2.severity import CHRONIC, SeverityRule
 from models.module2.severity_head import SeverityHead, summary_features
 from models.module2.smear_cells import SmearCells
 from util.cell_report import CellGallery
 from util.errors import UserError
 from util.metrics import classification_metrics
+from util.runlog import SEVERITY_HEAD
 
 Analyse = Callable[[NDArray[np.uint8]], SmearCells]
 # Across a red cell in what the tiers see, pixels of an image of ``--loadSize`` 300: beyond these the magnification is
@@ -40,6 +42,8 @@ def magnification_notes(diameter: float, shape: tuple[int, ...]) -> list[str]:
     return [f"another magnification than the network can have learned from: {share}; its verdict means little"]
 
 
+# Pixels above which images are analysed one at a time: each takes about 60 bytes a pixel.
+LARGE_IMAGE = 6_000_000
 # Whose mask of an image is written.
 NETWORK, OTSU, CELLS = "network", "otsu", "cells"
 LARGER = 1.5
@@ -97,6 +101,7 @@ class CellStage:
         self.analyse, self.results, self.head = analyse, results, head
         self.limit = SeverityRule().limit(None) if limit is None else limit
         self.gallery = CellGallery(results, pages=pages)
+        self._one_large = Lock()
 
     def files(self) -> CellFiles:
         """The tables, to be closed by the caller; images are added to them in order."""
@@ -114,8 +119,11 @@ class CellStage:
             rgb: (H, W, 3) uint8.
             severity_true: its grade where that is known.
         """
+        large = rgb.shape[0] * rgb.shape[1] > LARGE_IMAGE
         try:
-            cells = self.analyse(rgb)
+            with self._one_large if large else nullcontext():
+                cells = self.analyse(rgb)
+            check_count(stem, cells.instances)
         except UserError as error:
             return CellsOfImage(None, (f"its cells could not be measured: {error.what}",))
         except Exception as error:
@@ -155,10 +163,10 @@ def cell_stage(options: Any, device: Any, results: Path, run: Path) -> CellStage
     if options.cells == "no":
         return None
     head = SeverityHead.load(run / SEVERITY_HEAD)
-    if head and head.micrometres != bool(options.um_per_px):
+    if head and head.measured_by != measured_by(options):
         print(
-            f"warning: the learned severity is left out: it was learned {'with' if head.micrometres else 'without'} "
-            "--um_per_px, and sizes in micrometres are another measure than relative ones",
+            f"warning: the learned severity is left out: it was learned from cells measured otherwise "
+            f"({head.measured_by}; here {measured_by(options)})",
             file=sys.stderr,
         )
         head = None

@@ -14,8 +14,8 @@ from models.module2.severity import CHRONIC
 from models.module2.severity_head import LEAST_OF_EACH, SeverityHead, summary_features
 from models.module2.smear_cells import SmearCells
 from util.errors import UserError
-
-SEVERITY_HEAD = "severity_head.json"
+from util.files import unwritable
+from util.runlog import SEVERITY_HEAD
 
 
 def learn_severity(
@@ -24,7 +24,7 @@ def learn_severity(
     analyse: Callable[[NDArray[np.uint8]], SmearCells],
     path: Path,
     *,
-    micrometres: bool,
+    measured_by: str,
 ) -> SeverityHead | None:
     """Find the cells of graded training images, learn their grade from them, write the head and say what was done.
 
@@ -33,12 +33,15 @@ def learn_severity(
         counts: images of each grade.
         analyse: finds, measures and grades the cells of an image.
         path: the head's file; one of an earlier training is removed where there is too little to learn from.
-        micrometres: whether ``analyse`` knows a pixel's size.
+        measured_by: how ``analyse`` measures, see ``models.module2.analysis.measured_by``.
 
     Raises:
         UserError: an image cannot be read, or the file cannot be written.
     """
-    path.unlink(missing_ok=True)
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise unwritable(path, error) from None
     said = ", ".join(f"{count} {grade}" for grade, count in sorted(counts.items())) or "none"
     if len(counts) < 2 or min(counts.values()) < LEAST_OF_EACH:
         print(f"severity: by the rule alone ({said} graded training images; {LEAST_OF_EACH} of each teach a head)")
@@ -50,7 +53,7 @@ def learn_severity(
             features.append(found)
             chronic.append(grade == CHRONIC)
     try:
-        head = SeverityHead.fit(features, chronic, micrometres=micrometres)
+        head = SeverityHead.fit(features, chronic, measured_by=measured_by)
     except UserError as error:
         print(f"severity: by the rule alone ({error.what}: {error.found})")
         return None
@@ -70,8 +73,8 @@ def learn_severity_of_run(options: Any, data: Any, folder: Any, device: Any) -> 
     """
     if options.cells == "no":
         return
-    from models.module2.analysis import build_analyser
+    from models.module2.analysis import build_analyser, measured_by
 
     analyse = build_analyser(options, device)
     path = folder.folder / SEVERITY_HEAD
-    learn_severity(data.graded(), data.grade_counts, analyse, path, micrometres=bool(options.um_per_px))
+    learn_severity(data.graded(), data.grade_counts, analyse, path, measured_by=measured_by(options))

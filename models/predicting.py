@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from models.assessment import PicturePaths, at_own_size, probabilities
+from models.cell_files import remove_begun
 from models.cell_stage import OTSU, CellsOfImage, CellStage, written_mask
 from models.inference import Prediction, SmearBatch, predict, see_all, see_none
 from models.network import HEAD_KEYS
@@ -123,6 +124,7 @@ class PredictRun:
             for folder in (self.results / name for name in FOLDERS):
                 if folder.is_dir() and not folder.is_symlink():
                     shutil.rmtree(folder)
+            remove_begun(self.results)
         except OSError as error:
             raise unwritable(self.results, error) from None
 

@@ -17,6 +17,7 @@ import torch
 from tqdm import tqdm
 
 from models.assessment import PictureWriter, Pixels, SideResult, Smear, probabilities
+from models.cell_files import remove_begun
 from models.cell_stage import CellStage, severity_metrics
 from models.inference import Prediction, SmearBatch, predict, see_all, see_none
 from models.saved import SavedNetwork
@@ -123,6 +124,7 @@ class TestRun:
             for folder in (self.results / name for name in ("masks", "images", "instances", "cells")):
                 if folder.is_dir() and not folder.is_symlink():
                     shutil.rmtree(folder)
+            remove_begun(self.results)
         except OSError as error:
             raise unwritable(self.results, error) from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -222,7 +223,7 @@ def test_cells_of_any_magnification_are_found_and_sized(analyser: CellAnalyser) 
 def test_the_given_diameter_is_believed(analyser: CellAnalyser, shipped: CellFinder) -> None:
     places = lattice((220, 300), 40)
     told = CellAnalyser(shipped, CPU, cell_diameter=40.0, um_per_px=0.18)(picture(discs((220, 300), places)))
-    assert told.cell_diameter_px == 40.0
+    assert told.cell_diameter_px == pytest.approx(40, rel=0.06)
     assert told.table.diameter_um == pytest.approx(7.2, rel=0.06)
 
 
@@ -418,3 +419,44 @@ def test_constants_are_changed_by_name() -> None:
         assert word in str(caught.value)
     with pytest.raises(UserError, match="weights"):
         changed(SeverityRule(), "size_weight=-1", "--severity_rule")
+
+
+def test_a_large_field_has_the_diameter_of_its_parts() -> None:
+    small = synthesize(2, seed=31, size=500).rgb
+    one = estimate_diameter(small)
+    for times in (3, 6):
+        assert estimate_diameter(np.tile(small, (times, times, 1))) == pytest.approx(one, rel=0.25)
+
+
+def test_a_wrong_diameter_is_told(shipped: CellFinder) -> None:
+    rgb = picture(discs((300, 400), lattice((300, 400), 40)))
+    for given in (14.0, 150.0):
+        said = CellAnalyser(shipped, CPU, cell_diameter=given)(rgb).warnings
+        assert any("--cell_diameter" in text for text in said), given
+    assert CellAnalyser(shipped, CPU, cell_diameter=40.0)(rgb).warnings == []
+
+
+def test_inverted_smears_are_told_from_smears(analyser: CellAnalyser) -> None:
+    for index in range(4):
+        rgb = synthesize(index, seed=51, zoom=1.5).rgb
+        assert not any("inverted" in text for text in analyser(rgb).warnings)
+        assert any("inverted" in text for text in analyser(255 - rgb).warnings)
+
+
+def test_enlarging_has_an_end(analyser: CellAnalyser) -> None:
+    assert analyser._factor(np.zeros((100, 100, 3), np.uint8), 28.0) == 1.0
+    assert analyser._factor(np.zeros((100, 100, 3), np.uint8), 14.0) == 2.0
+    assert analyser._factor(np.zeros((100, 100, 3), np.uint8), 2.0) == 3.0
+    assert analyser._factor(np.zeros((4000, 5000, 3), np.uint8), 10.0) == pytest.approx(2**0.5)
+    assert analyser._factor(np.zeros((4000, 5000, 3), np.uint8), 56.0) == 0.5
+
+
+def test_cells_are_looked_for_again_at_the_size_that_they_have(shipped: CellFinder, monkeypatch: Any) -> None:
+    rgb = picture(discs((400, 500), lattice((400, 500), 40)))
+    monkeypatch.setattr("models.module2.analysis.estimate_diameter", lambda rgb: 29.0)
+    analyser = CellAnalyser(shipped, CPU)
+    asked: list[float] = []
+    look = CellAnalyser._look
+    monkeypatch.setattr(CellAnalyser, "_look", lambda self, rgb, d: asked.append(d) or look(self, rgb, d))
+    analyser(rgb)
+    assert asked[-1] == pytest.approx(40, rel=0.06)

@@ -6,6 +6,7 @@ import csv
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +14,13 @@ import torch
 from PIL import Image
 
 from data.synthetic import synthesize
+from models.cell_files import remove_begun
 from models.cell_stage import CELLS, NETWORK, OTSU, CellsOfImage, CellStage, cell_stage, severity_metrics, written_mask
-from models.grading import SEVERITY_HEAD
-from models.module2.analysis import CellAnalyser
+from models.module2.analysis import CellAnalyser, measured_by
 from models.module2.finder import load_finder
 from models.module2.severity_head import FEATURES, SeverityHead
+from util.errors import UserError
+from util.runlog import SEVERITY_HEAD
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +95,7 @@ def test_agreement_of_grades() -> None:
         {"severity_pred": "Chronic", "severity_score": 0.2, "severity_learned": 0.4},
         {"severity_pred": "Mild", "severity_score": 0.1, "severity_learned": 0.8},
         {"severity_pred": "Mild", "severity_score": 0.1, "severity_learned": 0.1},
-        {"severity_pred": "Mild", "severity_score": 0.05, "severity_learned": 0.2},
+        {"severity_pred": "Mild", "severity_score": 0.05, "severity_learned": 0.3},
         {},
     ]
     said = severity_metrics(truths, columns, list("abcdef"), limit=0.15, resamples=200, seed=0)
@@ -114,17 +117,76 @@ def test_a_score_at_the_threshold_is_what_the_rule_called_it() -> None:
     assert said is not None and said["rule"]["accuracy"] == 1.0
 
 
-def test_a_head_of_another_measure_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    numbers = (1.0,) * len(FEATURES)
-    SeverityHead(numbers, numbers, numbers, 0.0, 10, 10, micrometres=True).save(tmp_path / SEVERITY_HEAD)
-    options = SimpleNamespace(
-        cells="yes", cell_diameter=0.0, um_per_px=0.0, cell_pages=0, severity_rule="", kind_limits=""
-    )
-    stage = cell_stage(options, torch.device("cpu"), tmp_path, tmp_path)
+@pytest.mark.parametrize(
+    "other", [{"um_per_px": 0.2}, {"severity_rule": "size_rate=1"}, {"kind_limits": "ovalocyte_below=0.7"}]
+)
+def test_a_head_of_another_measure_is_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture, other: dict[str, Any]
+) -> None:
+    same = {"cells": "yes", "cell_diameter": 0.0, "um_per_px": 0.0, "cell_pages": 0}
+    same |= {"severity_rule": "", "kind_limits": ""}
+    numbers, device = (1.0,) * len(FEATURES), torch.device("cpu")
+    head = SeverityHead(numbers, numbers, numbers, 0.0, 10, 10, measured_by(SimpleNamespace(**same)))
+    head.save(tmp_path / SEVERITY_HEAD)
+    stage = cell_stage(SimpleNamespace(**same | other), device, tmp_path, tmp_path)
     assert stage is not None and stage.head is None
-    assert "micrometres" in capsys.readouterr().err
-    options.um_per_px = 0.2
-    stage = cell_stage(options, torch.device("cpu"), tmp_path, tmp_path)
-    assert stage is not None and stage.head is not None
-    options.cells = "no"
-    assert cell_stage(options, torch.device("cpu"), tmp_path, tmp_path) is None
+    assert "measured otherwise" in capsys.readouterr().err
+    stage = cell_stage(SimpleNamespace(**same), device, tmp_path, tmp_path)
+    assert stage is not None and stage.head == head
+    assert cell_stage(SimpleNamespace(**same | {"cells": "no"}), device, tmp_path, tmp_path) is None
+
+
+def test_options_reach_the_rule_the_kinds_and_the_scale(tmp_path: Path) -> None:
+    smear = synthesize(1, seed=8)
+    plain = {"cells": "yes", "cell_diameter": 0.0, "um_per_px": 0.0, "cell_pages": 0}
+    plain |= {"severity_rule": "", "kind_limits": ""}
+
+    def stage_with(**other: Any) -> CellStage:
+        stage = cell_stage(SimpleNamespace(**plain | other), torch.device("cpu"), tmp_path, tmp_path)
+        assert stage is not None
+        return stage
+
+    usual = stage_with().analyse(smear.rgb)
+    strict = stage_with(severity_rule="chronic_from_relative=0.9,round_rate=4", kind_limits="ovalocyte_below=0.99")
+    ruled = strict.analyse(smear.rgb)
+    assert strict.limit == 0.9 and stage_with().limit == 0.15
+    assert ruled.summary.severity == "Mild" and ruled.summary.severity_score > usual.summary.severity_score
+    assert np.nanmin(ruled.scores.roundness_score) < np.nanmin(usual.scores.roundness_score)
+    assert (ruled.kinds == "ovalocyte").sum() > 2 * (usual.kinds == "ovalocyte").sum()
+    assert ruled.summary.kinds["ovalocyte"] > 2 * usual.summary.kinds["ovalocyte"]
+    sized = stage_with(um_per_px=0.5)
+    assert sized.analyse(smear.rgb).table.diameter_um == pytest.approx(usual.table.diameter_px * 0.5)
+    assert sized.limit == 0.21
+    assert stage_with(cell_diameter=25.0).analyse.cell_diameter == 25.0
+
+
+def test_too_many_cells_cost_one_image_its_cells_and_no_more(
+    analyser: CellAnalyser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("models.cell_files.MOST_CELLS", 5)
+    stage = CellStage(analyser, tmp_path, 1)
+    image = stage.find(0, "a.png", "a", synthesize(1, seed=8).rgb)
+    assert image.cells is None and image.columns == {} and "too many cells" in image.warnings[0]
+    assert not (tmp_path / "cells").exists() and stage.gallery.rows() == []
+
+
+def test_tables_that_cannot_be_finished_leave_nothing(
+    analyser: CellAnalyser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    files = CellStage(analyser, tmp_path, 0).files()
+    monkeypatch.setattr("models.cell_files.os.fsync", full)
+    with pytest.raises(UserError, match="cells.csv"):
+        files.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tables_of_a_killed_run_are_removed(tmp_path: Path) -> None:
+    begun = [tmp_path / f".{name}.csv.{'0a' * 8}" for name in ("cells", "left_out")]
+    other = tmp_path / ".cells.csv.of mine"
+    for path in (*begun, other):
+        path.write_text("x")
+    remove_begun(tmp_path)
+    assert list(tmp_path.iterdir()) == [other]

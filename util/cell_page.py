@@ -58,7 +58,7 @@ class SmearShown:
         cells: rows of cells.csv.
         left_out: rows of left_out.csv.
         summary: counts, spread, kinds, scores and grade by name; what is missing or not finite is not known.
-        cell_diameter_px: diameter that the image was scaled by, pixels; NaN where none could be told.
+        cell_diameter_px: usual diameter of the image's red cells, pixels; NaN where none could be told.
         warnings: what the reader must know of this image.
         severity_true: its true grade, or None.
     """
@@ -452,7 +452,7 @@ def _facts(smear: SmearShown) -> list[tuple[str, str]]:
         ("Anisocytosis index", f"{figure_of(said.get('diameter_cv'), 1, '%')} (CV of the diameters)"),
         ("CV of the areas", figure_of(said.get("area_cv"), 1, "%")),
         ("Own normal cell", _both_units(said.get("reference_px"), scale)),
-        ("Image was scaled by cells of", figure_of(smear.cell_diameter_px, 1, " px")),
+        ("Usual diameter, by area", figure_of(smear.cell_diameter_px, 1, " px")),
         ("Size of a pixel", pixel),
         ("Mean size score S", figure_of(said.get("size_score"), 3)),
         ("Mean roundness score R", figure_of(said.get("roundness_score"), 3)),

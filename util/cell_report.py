@@ -140,7 +140,7 @@ class CellGallery:
             cells: rows of cells.csv.
             left_out: rows of left_out.csv.
             summary: ``SmearSummary`` as a dict.
-            cell_diameter_px: diameter that the image was scaled by, pixels; NaN where none could be told.
+            cell_diameter_px: usual diameter of the image's red cells, pixels; NaN where none could be told.
             warnings: what the reader must know of this image.
             severity_true: its true grade, or None.
 

@@ -16,6 +16,7 @@ from util.files import atomic_write, make_folder, unwritable
 
 LATEST, BEST = "latest", "best"
 BESIDE_SPLIT = ("fingerprints.npz", "colour_statistics.npz", "stain_reference.npz")  # of what the run learns from
+SEVERITY_HEAD = "severity_head.json"  # learned from the train side alone, see models.grading
 
 
 def plain(value: Any) -> Any:
@@ -55,7 +56,7 @@ class RunFolder:
 
     def _own_files(self) -> list[Path]:
         named = [self.state, self.options, self.split, self.gate_log, self.metrics, self.visdom_log, self.finished]
-        named += [self.folder / name for name in BESIDE_SPLIT]
+        named += [self.folder / name for name in (*BESIDE_SPLIT, SEVERITY_HEAD)]
         return [path for path in [*named, *self.folder.glob("*_net_3TDCFNet.safetensors")] if path.is_file()]
 
     def check(self, *, resume: bool, overwrite: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -10,9 +11,9 @@ import numpy.typing as npt
 import torch
 from scipy import ndimage
 
-from models.module2.finder import CELL_DIAMETER, CellFinder, CellMaps, load_finder, map_cells
+from models.module2.finder import CELL_DIAMETER, SHIPPED, CellFinder, CellMaps, load_finder, map_cells
 from models.module2.instances import Found, SplitSettings, at_own_size, resized_labels, split_cells
-from models.module2.kinds import KindLimits, kinds_of
+from models.module2.kinds import KindLimits, judged, kinds_of
 from models.module2.morphometry import CellTable, measure_cells
 from models.module2.scale import estimate_diameter, explained, middle, scaled
 from models.module2.severity import SeverityRule, score_cells, summarise
@@ -21,6 +22,9 @@ from util.errors import UserError
 
 # The diameter of the cells found is the one looked for within the first factor; beyond the second it is not believed.
 _SETTLED, _FAR = 1.2, 1.7
+# Beyond this factor the reader is told.
+_DOUBTFUL = 1.5
+_POOR = 0.5
 # Parts of the estimate that are tried in this order until so much of what is stained lies in cells of that size.
 _PARTS, _LEAST_LOOKED_FOR, _EXPLAINED = (1.0, 0.67, 0.45, 1.5, 0.3, 0.2), 6.0, 0.75
 # A single cell may be a clump: with so few, smaller ones are looked for all the same.
@@ -28,7 +32,8 @@ _FEW = 3
 # Side of the middle of the image that is looked at for that, pixels at the finder's scale.
 _SIDE = 448
 # An image is not enlarged beyond this: what was never photographed cannot be drawn.
-_MOST_ENLARGED = 3.0
+# Nor beyond so many pixels, unless it has more of its own: time and memory grow with them.
+_MOST_ENLARGED, _MOST_PIXELS = 3.0, 40e6
 # Cells below this many pixels across are found, but their measures are guesses.
 LEAST_DIAMETER = 12.0
 # A platelet is smaller than this part of the red cells' diameter (2 to 4 of 7 micrometres; giant ones are as large).
@@ -78,7 +83,8 @@ class CellAnalyser:
 
     def __call__(self, rgb: npt.NDArray[np.uint8]) -> SmearCells:
         """Find, measure and grade the cells of one image (H, W, 3) uint8, of any size."""
-        found, shown, diameter = self._find(rgb)
+        look, shown, warnings = self._find(rgb)
+        found, diameter = look.found, look.seen if np.isfinite(look.seen) else look.diameter
         cells = np.where(shown <= found.cells.max(initial=0), shown, 0).astype(np.int32)
         table = measure_cells(cells, rgb, um_per_px=self.um_per_px)
         return SmearCells(
@@ -90,36 +96,73 @@ class CellAnalyser:
             summary=summarise(table, self.rule, self.limits),
             left_out=left_out(table, found, shown, diameter),
             cell_diameter_px=diameter,
-            warnings=warnings_about(rgb, table, diameter),
+            warnings=[*warnings, *warnings_about(rgb, table, diameter)],
         )
 
-    def _find(self, rgb: npt.NDArray[np.uint8]) -> tuple[Found, npt.NDArray[np.int32], float]:
-        """What lies in the image at the finder's scale; at its own size its cells and pieces; and their diameter."""
-        diameter = self.cell_diameter or estimate_diameter(rgb)
-        if not np.isfinite(diameter):
+    def _find(self, rgb: npt.NDArray[np.uint8]) -> tuple[_Look, npt.NDArray[np.int32], list[str]]:
+        """What lies in the image; at its own size its cells and, with further numbers, pieces; and warnings."""
+        estimate = self.cell_diameter or estimate_diameter(rgb)
+        if not np.isfinite(estimate):
             nothing = np.zeros(rgb.shape[:2], np.int32)
-            return Found(nothing, nothing, nothing, nothing), nothing, float("nan")
-        look = self._look(rgb, diameter) if self.cell_diameter else self._settled(rgb, self._likeliest(rgb, diameter))
+            flat = np.zeros((4, *rgb.shape[:2]), np.float32)
+            return _Look(np.nan, CellMaps(*flat), Found(nothing, nothing, nothing, nothing), np.nan), nothing, []
+        parts = (1.0,) if self.cell_diameter else _PARTS
+        diameter, share = self._likeliest(rgb, estimate, parts)
+        look = self._look(rgb, diameter) if self.cell_diameter else self._settled(rgb, diameter)
         labels = look.found.cells + look.found.cut
         shown = at_own_size(labels, look.maps, rgb.shape[:2], self.settings.cell_above)
-        return look.found, shown, look.diameter
+        return look, shown, self._doubts(rgb, look, share)
+
+    def _doubts(self, rgb: npt.NDArray[np.uint8], look: _Look, share: float) -> list[str]:
+        """Warnings where the finder makes little of an image."""
+        said = []
+        if share < _EXPLAINED:
+            negative = 255 - rgb
+            estimate = estimate_diameter(negative)
+            if np.isfinite(estimate) and self._likeliest(negative, estimate, _PARTS)[1] > max(_EXPLAINED, share):
+                said.append(
+                    "the cells seem to be lighter than the film: an inverted or fluorescent image? They are looked for "
+                    "as dark on light, so what was found is not to be used"
+                )
+        if share < _POOR:
+            said.append(
+                f"only {share:.0%} of what is stained lies in cells of about {look.diameter:.0f} pixels: if that is not "
+                "their size, give --cell_diameter, or mend it"
+            )
+        far = max(look.seen / look.diameter, look.diameter / look.seen) if look.seen > 0 else 1.0
+        if share >= _POOR and far > _DOUBTFUL:
+            said.append(
+                f"cells {look.diameter:.0f} pixels across were looked for and cells of {look.seen:.0f} found: give "
+                "--cell_diameter, or mend it"
+            )
+        if CELL_DIAMETER / look.diameter > 1.1 * self._factor(rgb, look.diameter):
+            said.append("the cells are too small to be brought to the scale at which they are known best")
+        return said
+
+    def _factor(self, rgb: npt.NDArray[np.uint8], diameter: float) -> float:
+        """How much an image with cells so large is enlarged."""
+        fits = float(np.sqrt(_MOST_PIXELS / (rgb.shape[0] * rgb.shape[1])))
+        return min(CELL_DIAMETER / diameter, _MOST_ENLARGED, max(fits, 1.0))
 
     def _look(self, rgb: npt.NDArray[np.uint8], diameter: float) -> _Look:
         """Find the cells of an image as if their diameter were known."""
-        factor = min(CELL_DIAMETER / diameter, _MOST_ENLARGED)
+        factor = self._factor(rgb, diameter)
         maps = map_cells(self.finder, scaled(rgb, factor), self.device)
         found = split_cells(maps, self.settings)
         return _Look(diameter, maps, found, typical_diameter(found.cells) / factor)
 
-    def _likeliest(self, rgb: npt.NDArray[np.uint8], estimate: float) -> float:
+    def _likeliest(self, rgb: npt.NDArray[np.uint8], estimate: float, parts: tuple[float, ...]) -> tuple[float, float]:
         """The estimate or, where the finder makes little of the image at that scale, a diameter at which it makes more.
 
         The estimate is wrong where cells enclose film on all sides, which then passes for pale centres, and where a
         clump without a gap passes for one cell. The finder knows cells by sight, but only near its own scale: it looks
         at the middle of the image at several.
+
+        Returns:
+            the diameter, and the share of what is stained that lies in cells of about that size.
         """
-        best, made = estimate, (False, -1.0)
-        for part in _PARTS:
+        best, made = (estimate, 0.0), (False, -1.0)
+        for part in parts:
             diameter = estimate * part
             if part != 1 and not _LEAST_LOOKED_FOR <= diameter <= max(rgb.shape[:2]):
                 continue
@@ -128,8 +171,10 @@ class CellAnalyser:
             share, count = explained(cells, seen), int(cells.max(initial=0))
             makes_sense = share >= _EXPLAINED
             if makes_sense and count > _FEW:
-                return diameter
-            made, best = max((made, best), ((makes_sense, count if makes_sense else share), diameter))
+                return diameter, share
+            key = (makes_sense, float(count) if makes_sense else share)
+            if key > made:
+                made, best = key, (diameter, share)
         return best
 
     def _settled(self, rgb: npt.NDArray[np.uint8], diameter: float) -> _Look:
@@ -192,6 +237,8 @@ def warnings_about(rgb: npt.NDArray[np.uint8], table: CellTable, diameter: float
         said.append("no red cell was found")
     elif table.border.all():
         said.append("every red cell is cut by the border: nothing is measured")
+    elif not judged(table).any():
+        said.append("no cell is darker than the film in a way that pallor could be measured by: nothing is judged")
     elif diameter < LEAST_DIAMETER:
         said.append(
             f"red cells are {diameter:.0f} pixels across: below {LEAST_DIAMETER:.0f}, shape and pallor are guesses"
@@ -222,6 +269,18 @@ def changed(defaults: Constants, text: str, flag: str) -> Constants:
                 remedy="mend the list, or leave the flag out for the defaults",
             ) from None
     return replace(defaults, **values)
+
+
+def measured_by(options: Any) -> str:
+    """What the measures of cells depend on beside the image: weights of the finder, constants, whether um are known."""
+    weights = hashlib.sha256(SHIPPED.read_bytes()).hexdigest()[:12] if SHIPPED.is_file() else "none"
+    known = "micrometres" if options.um_per_px else "pixels"
+    constants = [
+        changed(SeverityRule(), options.severity_rule, "--severity_rule"),
+        changed(KindLimits(), options.kind_limits, "--kind_limits"),
+    ]
+    digest = hashlib.sha256(repr(constants).encode()).hexdigest()[:12]
+    return f"finder {weights}, constants {digest}, {known}"
 
 
 def build_analyser(options: Any, device: torch.device) -> CellAnalyser:

@@ -12,6 +12,7 @@ from models.module2.finder import CELL_DIAMETER
 # An image is looked at reduced to the first of these sides at which its cells are so many pixels across: the time does
 # not grow with the image, and enough cells remain.
 _SEEN_SIDES, _SEEN_DIAMETER = (400, 800, 1600), 12.0
+_WINDOW = 1000  # pixels
 # Peaks of the distance to the field that rise less than this above their surroundings are one peak, pixels.
 _PEAK = 0.75
 _LEAST_RADIUS = 2.0
@@ -24,7 +25,8 @@ def estimate_diameter(rgb: npt.NDArray[np.uint8]) -> float:
 
     Cells are taken to be darker than the film by Otsu's threshold of the green channel (1979), their pale centres
     filled. The local maxima of the distance to the film are the radii, of touching cells too; the median is weighted by
-    area, so that platelets and dirt, however many, count for little.
+    area, so that platelets and dirt, however many, count for little. A large image is judged by windows in its middle
+    and its quarters, of which the median counts: reduced as a whole, a field of many cells would run together.
 
     Args:
         rgb: (H, W, 3) uint8.
@@ -32,6 +34,26 @@ def estimate_diameter(rgb: npt.NDArray[np.uint8]) -> float:
     Returns:
         Pixels of the image; NaN where nothing stands out.
     """
+    found = [_estimate_window(window) for window in _windows(rgb)]
+    found = [diameter for diameter in found if np.isfinite(diameter)]
+    return float(np.median(found)) if found else float("nan")
+
+
+def _windows(rgb: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.uint8]]:
+    """The image or, of one that is larger than ``_WINDOW``, five windows of that size."""
+    height, width = rgb.shape[:2]
+    if max(height, width) <= 1.5 * _WINDOW:
+        return [rgb]
+    middles = [(0.5, 0.5), (0.25, 0.25), (0.25, 0.75), (0.75, 0.25), (0.75, 0.75)]
+    corners = [(_start(y * height, height), _start(x * width, width)) for y, x in middles]
+    return [rgb[top : top + _WINDOW, left : left + _WINDOW] for top, left in corners]
+
+
+def _start(at: float, length: int) -> int:
+    return int(min(max(at - _WINDOW / 2, 0), max(length - _WINDOW, 0)))
+
+
+def _estimate_window(rgb: npt.NDArray[np.uint8]) -> float:
     for side in _SEEN_SIDES:
         factor = min(1.0, side / max(rgb.shape[:2]))
         diameter = _estimate(_reduced(rgb[..., 1], factor))

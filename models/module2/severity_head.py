@@ -47,7 +47,7 @@ class SeverityHead:
         mean, scale: of the features.
         weight, bias: of the standardised features.
         mild, chronic: images of either grade.
-        micrometres: whether a pixel's size was known; without it sizes are relative, which is another measure.
+        measured_by: how the features were measured; those measured otherwise are other features.
     """
 
     mean: tuple[float, ...]
@@ -56,18 +56,18 @@ class SeverityHead:
     bias: float
     mild: int
     chronic: int
-    micrometres: bool = False
+    measured_by: str = ""
 
     @classmethod
     def fit(
-        cls, features: Sequence[npt.NDArray[np.float64]], chronic: Sequence[bool], *, micrometres: bool = False
+        cls, features: Sequence[npt.NDArray[np.float64]], chronic: Sequence[bool], *, measured_by: str = ""
     ) -> SeverityHead:
         """Learn from graded images; both grades weigh the same, however many images bear them.
 
         Args:
             features: of each image, see ``summary_features``.
             chronic: whether each is graded Chronic.
-            micrometres: whether a pixel's size was known.
+            measured_by: how they were measured, see ``models.module2.analysis.measured_by``.
 
         Raises:
             UserError: fewer than ``LEAST_OF_EACH`` images of either grade.
@@ -88,7 +88,7 @@ class SeverityHead:
         model = LogisticRegression(C=_PENALTY, class_weight="balanced", max_iter=1000)
         model.fit(scaler.transform(np.stack(features)), severe)
         mean, scale, weight = (tuple(map(float, v)) for v in (scaler.mean_, scaler.scale_, model.coef_[0]))
-        return cls(mean, scale, weight, float(model.intercept_[0]), *counts, micrometres)
+        return cls(mean, scale, weight, float(model.intercept_[0]), *counts, measured_by)
 
     def probability(self, features: npt.NDArray[np.float64]) -> float:
         """Chance that an image is Chronic."""
@@ -138,4 +138,4 @@ class SeverityHead:
         if lengths != {len(FEATURES)} or not all(map(math.isfinite, (*mean, *scale, *weight, bias))) or min(scale) <= 0:
             raise ValueError("numbers that are missing or not finite")
         counts = int(content["mild"]), int(content["chronic"])
-        return cls(mean, scale, weight, bias, *counts, bool(content["micrometres"]))
+        return cls(mean, scale, weight, bias, *counts, str(content["measured_by"]))

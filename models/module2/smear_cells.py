@@ -48,7 +48,8 @@ class SmearCells:
         scores: of each.
         summary: of the image.
         left_out: what is not measured: border cells, platelets, white cells, fragments.
-        cell_diameter_px: diameter that the image was scaled by, pixels; NaN where none could be told.
+        cell_diameter_px: usual diameter of its red cells, pixels: half of their area lies in cells at most so wide. Of
+            an image without cells the one that was looked for; NaN where none could be told.
         warnings: what the reader must know of this image.
     """
 
