@@ -126,8 +126,8 @@ class CellAnalyser:
                 )
         if share < _POOR:
             said.append(
-                f"only {share:.0%} of what is stained lies in cells of about {look.diameter:.0f} pixels: if that is not "
-                "their size, give --cell_diameter, or mend it"
+                f"only {share:.0%} of what is stained lies in cells of about {look.diameter:.0f} pixels: if that is "
+                "not their size, give --cell_diameter, or mend it"
             )
         far = max(look.seen / look.diameter, look.diameter / look.seen) if look.seen > 0 else 1.0
         if share >= _POOR and far > _DOUBTFUL:
