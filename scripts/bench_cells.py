@@ -32,7 +32,7 @@ from scipy import ndimage  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from data.images import otsu_mask, read_mask, read_rgb  # noqa: E402
-from data.synthetic import synthesize  # noqa: E402
+from data.synthetic import SyntheticSmear, synthesize  # noqa: E402
 from models.module2.analysis import CellAnalyser, typical_diameter  # noqa: E402
 from models.module2.finder import SHIPPED, load_finder  # noqa: E402
 from models.module2.matching import Match, match_instances  # noqa: E402
@@ -114,7 +114,7 @@ def score_synthetic(analyser: CellAnalyser, count: int, seed: int) -> dict[str, 
     for index in tqdm(range(count), desc="synthetic smears", unit="img"):
         smear = synthesize(index, seed=seed)
         found = analyser(smear.rgb)
-        total += match_instances(found.instances, smear.instances)
+        total += match_instances(found.instances, in_view(smear))
         whole = [cell.diameter_px for cell in smear.cells if not cell.on_border]
         able, true = ~found.table.border, measure_cells(smear.instances, smear.rgb)
         if whole and able.any():
@@ -137,6 +137,13 @@ def score_synthetic(analyser: CellAnalyser, count: int, seed: int) -> dict[str, 
         "severity_accuracy": float(right.mean()) if len(right) else None,
         "severity_ci95": np.percentile(right[drawn].mean(axis=1), (2.5, 97.5)).tolist() if drawn is not None else None,
     }
+
+
+def in_view(smear: SyntheticSmear) -> npt.NDArray[np.integer]:
+    """The true cells of which at least half is in view: those that belong to the image."""
+    seen = np.bincount(smear.instances.ravel(), minlength=len(smear.cells) + 1)
+    half = [not cell.on_border or 2 * seen[number] >= cell.area_px for number, cell in enumerate(smear.cells, 1)]
+    return np.where(np.array([False, *half])[smear.instances], smear.instances, 0)
 
 
 # --- points ---------------------------------------------------------------------------------------------------------

@@ -236,8 +236,8 @@ def validate(finder: CellFinder, device: torch.device) -> dict[str, float]:
     total = None
     for index in tqdm(range(VALIDATION_COUNT), desc="validating", unit="img"):
         smear = synthesize(index, seed=VALIDATION_SEED, size=SIDE, zoom=VALIDATION_ZOOM)
-        found = split_cells(map_cells(finder.eval(), smear.rgb, device)).cells
-        match = match_instances(found, smear.instances)
+        found = split_cells(map_cells(finder.eval(), smear.rgb, device))
+        match = match_instances(found.cells + found.cut, smear.instances)
         total = match if total is None else total + match
     assert total is not None
     return {"f1": total.f1, "panoptic_quality": total.panoptic_quality, "images": VALIDATION_COUNT}

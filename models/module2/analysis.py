@@ -26,7 +26,7 @@ _SETTLED, _FAR = 1.2, 1.7
 _DOUBTFUL = 1.5
 _POOR = 0.5
 # Parts of the estimate that are tried in this order until so much of what is stained lies in cells of that size.
-_PARTS, _LEAST_LOOKED_FOR, _EXPLAINED = (1.0, 0.67, 0.45, 1.5, 0.3, 0.2), 6.0, 0.75
+_PARTS, _LEAST_LOOKED_FOR, _EXPLAINED = (1.0, 0.67, 0.45, 1.5, 0.3, 0.2, 0.13, 0.09), 6.0, 0.75
 # A single cell may be a clump: with so few, smaller ones are looked for all the same.
 _FEW = 3
 # Side of the middle of the image that is looked at for that, pixels at the finder's scale.

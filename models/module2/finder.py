@@ -95,6 +95,11 @@ class CellMaps:
     gap: npt.NDArray[np.float32]
     other: npt.NDArray[np.float32]
 
+    @property
+    def stained(self) -> npt.NDArray[np.float32]:
+        """Probability that a pixel belongs to any cell or platelet."""
+        return 1 - (1 - self.red_cell) * (1 - self.other)
+
 
 def save_finder(path: Path, finder: CellFinder, facts: dict[str, object]) -> None:
     """Write a finder's weights, and what is known of their making, as one safetensors file.

@@ -21,7 +21,9 @@ class SplitSettings:
     """How maps become cells; set on synthetic validation smears (docs/module2.md).
 
     Attributes:
-        cell_above: probability from which a pixel belongs to a red cell.
+        cell_above: probability from which a pixel belongs to a cell of any kind.
+        red_share: mean probability of a red cell from which a whole cell is one: dark stain, or a platelet that lies on
+            it, makes parts of red cells look like others.
         gap_weight: part of the gap's probability that is taken off the distance.
         smoothing: standard deviation of the Gaussian over the distance, pixels at the finder's scale.
         peak: a cell's middle rises so much above the ridges around it, in parts of the distance.
@@ -34,6 +36,7 @@ class SplitSettings:
     """
 
     cell_above: float = 0.5
+    red_share: float = 0.35
     gap_weight: float = 0.5
     smoothing: float = 1.0
     peak: float = 0.08
@@ -69,11 +72,12 @@ def split_cells(maps: CellMaps, settings: SplitSettings | None = None) -> Found:
     from skimage.segmentation import watershed
 
     settings = settings or SplitSettings()
-    mask = _without_holes(maps.red_cell > settings.cell_above, settings.largest_hole)
+    mask = _without_holes(maps.stained > settings.cell_above, settings.largest_hole)
     depth = ndimage.gaussian_filter(maps.distance - settings.gap_weight * maps.gap, settings.smoothing)
     depth = np.clip(depth, 0, 1).astype(np.float32)
     middles, _ = ndimage.label(h_maxima(depth, settings.peak))
     labels = watershed(-depth, np.where(mask, middles, 0), mask=mask).astype(np.int32)
+    labels = _red_ones(labels, maps.red_cell, settings.red_share)
     areas = np.bincount(labels.ravel(), minlength=2)
     areas[0] = 0
     usual = np.median(areas[areas > 0]) if areas.any() else 0.0
@@ -81,7 +85,7 @@ def split_cells(maps: CellMaps, settings: SplitSettings | None = None) -> Found:
     at_border[np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])] = True
     cut = at_border & (areas < settings.least_cut * usual)
     small = ~cut & (areas < settings.least_area * usual)
-    others, _ = ndimage.label((maps.other > settings.other_above) & ~mask)
+    others, _ = ndimage.label((maps.other > settings.other_above) & (labels == 0))
     cells = numbered(np.where((cut | small)[labels], 0, labels))
     pieces = numbered(np.where(cut[labels], labels, 0))
     return Found(
@@ -90,6 +94,15 @@ def split_cells(maps: CellMaps, settings: SplitSettings | None = None) -> Found:
         others.astype(np.int32),
         numbered(np.where(small[labels], labels, 0)),
     )
+
+
+def _red_ones(labels: Labels, red: npt.NDArray[np.float32], share: float) -> Labels:
+    """The cells that are red ones as a whole."""
+    numbers = np.arange(int(labels.max(initial=0)) + 1)
+    mean = np.atleast_1d(ndimage.mean(red, labels, numbers)) if len(numbers) > 1 else np.zeros(1)
+    keep = mean >= share
+    keep[0] = False
+    return np.where(keep[labels], labels, 0).astype(np.int32)
 
 
 def _without_holes(mask: npt.NDArray[np.bool_], largest: float) -> npt.NDArray[np.bool_]:
@@ -122,7 +135,7 @@ def at_own_size(labels: Labels, maps: CellMaps, shape: tuple[int, int], cell_abo
 
     if labels.shape == shape:
         return labels
-    inside = _resized(maps.red_cell, shape, Image.Resampling.BILINEAR) > cell_above
+    inside = _resized(maps.stained, shape, Image.Resampling.BILINEAR) > cell_above
     # Beyond its edge a cell goes on for two pixels, so that the edge drawn at full size finds it everywhere.
     wide = _resized(expand_labels(labels, 2).astype(np.int32), shape, Image.Resampling.NEAREST)
     return np.where(inside, wide, 0).astype(np.int32)
