@@ -312,7 +312,7 @@ def test_what_is_not_known_is_a_dash(tmp_path, smear):
         f"Severity: {EN_DASH}",
         *(["Overlapped: yes"] if rows[0]["overlapped"] else []),
     ]
-    assert values_of(page)["Median diameter"] == values_of(page)["Image was scaled by cells of"] == EN_DASH
+    assert values_of(page)["Median diameter"] == values_of(page)["Usual diameter, by area"] == EN_DASH
     main = main_page(tmp_path, gallery)
     row = next(e[2] for e in main.all("tr") if e[2].startswith("a/b.png"))
     assert row.startswith(f"a/b.pngcells are <crowded>{EN_DASH}{EN_DASH}Chronic")

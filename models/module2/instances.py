@@ -98,8 +98,8 @@ def split_cells(maps: CellMaps, settings: SplitSettings | None = None) -> Found:
 
 def _red_ones(labels: Labels, red: npt.NDArray[np.float32], share: float) -> Labels:
     """The cells that are red ones as a whole."""
-    numbers = np.arange(int(labels.max(initial=0)) + 1)
-    mean = np.atleast_1d(ndimage.mean(red, labels, numbers)) if len(numbers) > 1 else np.zeros(1)
+    areas = np.bincount(labels.ravel())
+    mean = np.bincount(labels.ravel(), weights=red.ravel()) / np.maximum(areas, 1)
     keep = mean >= share
     keep[0] = False
     return np.where(keep[labels], labels, 0).astype(np.int32)
