@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from data.synthetic import synthesize
 from models.module2 import finder as finder_module
-from models.module2.analysis import CellAnalyser, changed
+from models.module2.analysis import CellAnalyser, changed, left_out
 from models.module2.finder import (
     CELL_DIAMETER,
     OVERLAP,
@@ -28,9 +28,10 @@ from models.module2.finder_learning import finder_loss, mask_maps, target_maps
 from models.module2.instances import at_own_size, numbered, split_cells
 from models.module2.kinds import KindLimits
 from models.module2.matching import match_instances
+from models.module2.morphometry import measure_cells
 from models.module2.scale import estimate_diameter, scaled
 from models.module2.severity import SeverityRule
-from models.module2.smear_cells import BORDER, PLATELET, SmearCells
+from models.module2.smear_cells import BORDER, FRAGMENT, PLATELET, SmearCells
 from util.checkpoint import save_checkpoint
 from util.errors import UserError
 
@@ -460,3 +461,40 @@ def test_cells_are_looked_for_again_at_the_size_that_they_have(shipped: CellFind
     monkeypatch.setattr(CellAnalyser, "_look", lambda self, rgb, d: asked.append(d) or look(self, rgb, d))
     analyser(rgb)
     assert asked[-1] == pytest.approx(40, rel=0.06)
+
+
+def test_the_gap_parts_cells_that_the_distance_does_not() -> None:
+    truth = discs((96, 96), [(38, 48, 14), (58, 48, 14)])
+    planes = target_maps(truth, truth > 0)
+    planes[1] = np.where(truth > 0, 200, 0)  # flat: no valley
+    rows, columns = np.mgrid[:96, :96]
+    middles = np.minimum((columns - 36) ** 2, (columns - 60) ** 2) + (rows - 48) ** 2
+    planes[1][middles < 9] = 225
+    assert split_cells(as_maps(planes)).cells.max() == 2
+    planes[2] = 0
+    planes[1][middles < 9] = 200
+    assert split_cells(as_maps(planes)).cells.max() == 1
+
+
+def test_fragments_are_listed() -> None:
+    maps = as_maps(
+        target_maps(discs((128, 128), [(40, 40, 14), (80, 80, 14), (100, 30, 2)]), np.zeros((128, 128), bool))
+    )
+    found = split_cells(maps)
+    table = measure_cells(found.cells, np.full((128, 128, 3), 200, np.uint8))
+    listed = left_out(table, found, found.cells + found.cut, 28.0)
+    assert [(item.reason, round(item.x), round(item.y)) for item in listed] == [(FRAGMENT, 100, 30)]
+
+
+def test_the_middle_of_a_tile_outweighs_its_edge(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Edges(torch.nn.Module):
+        """Says 1 within 8 pixels of a tile's own edge, where a network knows least, and 0 elsewhere."""
+
+        def forward(self, rgb: torch.Tensor) -> torch.Tensor:
+            logits = torch.full((1, 4, *rgb.shape[-2:]), -20.0)
+            logits[..., :8, :] = logits[..., -8:, :] = logits[..., :8] = logits[..., -8:] = 20.0
+            return logits
+
+    monkeypatch.setattr(finder_module, "TILE", 256)
+    maps = map_cells(Edges(), np.zeros((448, 448, 3), np.uint8), CPU)  # type: ignore[arg-type]
+    assert maps.red_cell[32:-32, 32:-32].max() < 0.3

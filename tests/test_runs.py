@@ -21,6 +21,7 @@ from data.records import ANEMIC, HEALTHY, SmearRecord
 from data.runs import load_test_data, load_training_data
 from data.synthetic_writer import write_dataset
 from util.errors import UserError
+from util.runlog import SEVERITY_HEAD, RunFolder
 
 CPU = torch.device("cpu")
 SIDE = 64
@@ -203,3 +204,28 @@ def test_colours_are_read_as_written(tmp_path, smears):
     assert np.array_equal(found.features, record.features) and np.array_equal(found.labels, record.labels)
     assert found.load_size == record.load_size == SIDE
     assert read_colours(tmp_path / "nothing.npz") is None
+
+
+def test_the_severity_is_learned_from_graded_images_of_the_train_side_alone(smears, tmp_path, monkeypatch):
+    data = train(smears, tmp_path)
+    sides = {row.image: row.split for row in data.rows}
+    graded = {record.name for record in open_dataset(str(smears)).records if record.severity}
+    expected = {name for name in graded if sides[name] == "train"}
+    assert expected and {sides[name] for name in graded} - {"train"}  # there are others that could be taken
+    opened = []
+    monkeypatch.setattr("data.runs.read_smear", lambda record: opened.append(record.name) or record.name)
+    found = list(data.graded())
+    assert set(opened) == expected and len(opened) == len(expected)
+    truth = {record.name: record.severity for record in open_dataset(str(smears)).records}
+    assert all(grade == truth[name] for name, grade in found)
+    assert sum(data.grade_counts.values()) == len(expected)
+
+
+def test_a_new_run_removes_the_severity_that_an_earlier_one_learned(tmp_path):
+    folder = RunFolder(str(tmp_path), "run")
+    folder.folder.mkdir()
+    (folder.folder / SEVERITY_HEAD).write_text("{}")
+    with pytest.raises(UserError, match="already holds a run"):
+        folder.check(resume=False, overwrite=False)
+    folder.begin()
+    assert not (folder.folder / SEVERITY_HEAD).exists()
