@@ -342,8 +342,9 @@ def test_an_absurd_diameter_gives_an_answer(shipped: CellFinder) -> None:
 
 
 def test_tiny_cells_are_warned_of(analyser: CellAnalyser) -> None:
-    rgb = picture(discs((90, 120), lattice((90, 120), 8)))
-    assert any("pixels across" in text for text in analyser(rgb).warnings)
+    cells = analyser(picture(discs((90, 120), lattice((90, 120), 8))))
+    assert any("pixels across" in text for text in cells.warnings)
+    assert cells.summary.cells > 20 and cells.summary.severity is None and np.isnan(cells.summary.severity_score)
 
 
 # --- weights --------------------------------------------------------------------------------------------------------

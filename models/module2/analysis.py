@@ -16,7 +16,7 @@ from models.module2.instances import Found, SplitSettings, at_own_size, resized_
 from models.module2.kinds import KindLimits, judged, kinds_of
 from models.module2.morphometry import CellTable, measure_cells
 from models.module2.scale import estimate_diameter, explained, middle, scaled
-from models.module2.severity import SeverityRule, score_cells, summarise
+from models.module2.severity import SeverityRule, SmearSummary, score_cells, summarise
 from models.module2.smear_cells import BORDER, FRAGMENT, PLATELET, WHITE_CELL, LeftOut, SmearCells
 from util.errors import UserError
 
@@ -87,13 +87,14 @@ class CellAnalyser:
         found, diameter = look.found, look.seen if np.isfinite(look.seen) else look.diameter
         cells = np.where(shown <= found.cells.max(initial=0), shown, 0).astype(np.int32)
         table = measure_cells(cells, rgb, um_per_px=self.um_per_px)
+        summary = summarise(table, self.rule, self.limits)
         return SmearCells(
             instances=cells,
             mask=shown > 0,
             table=table,
             kinds=kinds_of(table, self.limits),
             scores=score_cells(table, self.rule, self.limits),
-            summary=summarise(table, self.rule, self.limits),
+            summary=ungraded(summary) if diameter < LEAST_DIAMETER else summary,
             left_out=left_out(table, found, shown, diameter),
             cell_diameter_px=diameter,
             warnings=[*warnings, *warnings_about(rgb, table, diameter)],
@@ -184,6 +185,11 @@ class CellAnalyser:
         return look if look.settled or far else self._look(rgb, look.seen)
 
 
+def ungraded(summary: SmearSummary) -> SmearSummary:
+    """The same without severity: of cells of a few pixels, counts and sizes hold, but no grade does."""
+    return replace(summary, severity_score=float("nan"), severity=None)
+
+
 def typical_diameter(cells: npt.NDArray[np.int32]) -> float:
     """Diameter of a map's cells, pixels: half of their area lies in cells at most so wide; NaN of none."""
     areas = np.sort(np.bincount(cells.ravel())[1:])
@@ -241,7 +247,8 @@ def warnings_about(rgb: npt.NDArray[np.uint8], table: CellTable, diameter: float
         said.append("no cell is darker than the film in a way that pallor could be measured by: nothing is judged")
     elif diameter < LEAST_DIAMETER:
         said.append(
-            f"red cells are {diameter:.0f} pixels across: below {LEAST_DIAMETER:.0f}, shape and pallor are guesses"
+            f"red cells are {diameter:.0f} pixels across: below {LEAST_DIAMETER:.0f}, shape and pallor are guesses "
+            "and no grade is given"
         )
     return said
 
