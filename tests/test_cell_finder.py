@@ -29,7 +29,7 @@ from models.module2.instances import at_own_size, numbered, split_cells
 from models.module2.kinds import KindLimits
 from models.module2.matching import match_instances
 from models.module2.morphometry import measure_cells
-from models.module2.scale import estimate_diameter, scaled
+from models.module2.scale import estimate_diameter, scaled, stain_threshold
 from models.module2.severity import SeverityRule
 from models.module2.smear_cells import BORDER, FRAGMENT, PLATELET, SmearCells
 from util.checkpoint import save_checkpoint
@@ -499,3 +499,24 @@ def test_the_middle_of_a_tile_outweighs_its_edge(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(finder_module, "TILE", 256)
     maps = map_cells(Edges(), np.zeros((448, 448, 3), np.uint8), CPU)  # type: ignore[arg-type]
     assert maps.red_cell[32:-32, 32:-32].max() < 0.3
+
+
+def test_black_specks_do_not_hide_the_cells(analyser: CellAnalyser) -> None:
+    labels = discs((300, 300), lattice((300, 300), 30))
+    rgb = picture(labels)
+    speck = discs((300, 300), [(262.0, 262.0, 36.0)]) > 0
+    rgb[speck] = 3
+    assert estimate_diameter(rgb) == pytest.approx(30, rel=0.1)
+    assert estimate_diameter(picture(labels)) == pytest.approx(30, rel=0.1)
+    cells = analyser(rgb)
+    assert abs(len(cells.table) - len(set(np.unique(labels[~speck])) - {0})) <= 3
+
+
+def test_threshold_without_specks_is_otsus(rng: np.random.Generator) -> None:
+    from skimage.filters import threshold_otsu
+
+    few = picture(discs((200, 200), [(60.0, 60.0, 14.0), (140.0, 120.0, 14.0)]))[..., 1] + rng.normal(0, 3, (200, 200))
+    slope = np.linspace(180, 230, 200)[None, :] + few * 0
+    slope[50:70, 50:70] = 90
+    for plane in (few, slope):
+        assert stain_threshold(plane) == threshold_otsu(plane)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -16,6 +18,8 @@ _WINDOW = 1000  # pixels
 # Peaks of the distance to the field that rise less than this above their surroundings are one peak, pixels.
 _PEAK = 0.75
 _LEAST_RADIUS = 2.0
+# Specks cover at most this part of an image; cells and film are as separable as this.
+_SPECKS, _CLEAR = 0.15, 0.8
 # Areas of cells of the size looked for, in those of a disc of ``CELL_DIAMETER``: .6 to 1.6 of the diameter.
 _LEAST_USUAL, _MOST_USUAL = 0.36, 2.5
 
@@ -64,13 +68,12 @@ def _estimate_window(rgb: npt.NDArray[np.uint8]) -> float:
 
 def _estimate(plane: npt.NDArray[np.uint8]) -> float:
     """The same of one plane (H, W), as it is."""
-    from skimage.filters import threshold_otsu
     from skimage.morphology import h_maxima
 
     green = ndimage.gaussian_filter(plane.astype(np.float32), 1)
     if green.max() - green.min() < 1:
         return float("nan")
-    stained = ndimage.binary_fill_holes(green < threshold_otsu(green))
+    stained = ndimage.binary_fill_holes(green < stain_threshold(green))
     depth = ndimage.distance_transform_edt(np.pad(stained, 1))[1:-1, 1:-1]
     smooth = ndimage.gaussian_filter(depth.astype(np.float32), 1)
     peaks, count = ndimage.label(h_maxima(smooth, _PEAK))
@@ -80,6 +83,31 @@ def _estimate(plane: npt.NDArray[np.uint8]) -> float:
         return float("nan")
     covered = np.cumsum(radii**2)
     return float(2 * radii[np.searchsorted(covered, covered[-1] / 2)])
+
+
+def stain_threshold(plane: npt.NDArray[Any]) -> float:
+    """Level below which a plane (H, W) is stained: Otsu's (1979), without what is far darker than the cells.
+
+    A few black specks can be all that Otsu's threshold finds. Where the dark part is small and the rest falls in two of
+    its own, as clearly as cells and film do and one bell curve or slope does not, the threshold is that of the rest.
+    """
+    from skimage.filters import threshold_otsu
+
+    level = float(threshold_otsu(plane))
+    rest = plane[plane >= level]
+    if rest.size < (1 - _SPECKS) * plane.size or rest.min() == rest.max():
+        return level
+    inner = float(threshold_otsu(rest))
+    return inner if _separability(rest, inner) > _CLEAR else level
+
+
+def _separability(values: npt.NDArray[Any], level: float) -> float:
+    """Share of the variance that lies between the two parts: .64 of one bell curve, .75 of a slope."""
+    below = values < level
+    share, all_of_it = float(below.mean()), float(values.var())
+    if share in (0.0, 1.0) or all_of_it == 0:
+        return 0.0
+    return share * (1 - share) * float(values[below].mean() - values[~below].mean()) ** 2 / all_of_it
 
 
 def _reduced(plane: npt.NDArray[np.uint8], factor: float) -> npt.NDArray[np.uint8]:
@@ -118,13 +146,11 @@ def explained(cells: npt.NDArray[np.int32], rgb: npt.NDArray[np.uint8]) -> float
     Returns:
         0 to 1; 0 where nothing stands out.
     """
-    from skimage.filters import threshold_otsu
-
     size = cells.shape[1], cells.shape[0]
     green = np.asarray(Image.fromarray(rgb[..., 1]).resize(size, Image.Resampling.BILINEAR))
     if green.max() == green.min():
         return 0.0
-    stained = green < threshold_otsu(green)
+    stained = green < stain_threshold(green)
     areas = np.bincount(cells.ravel()) / (np.pi / 4 * CELL_DIAMETER**2)
     usual = (areas > _LEAST_USUAL) & (areas < _MOST_USUAL)
     usual[0] = False
