@@ -20,6 +20,7 @@ def prepare(options: Options) -> tuple[Any, Any]:
     """Read the data, build the session and settle the run's folder; returns both."""
     from data.runs import load_training_data
     from models.building import build_session
+    from models.grading import check_cells
     from util.console import starts_line
     from util.device import choose_device, set_seed
     from util.runlog import RunFolder
@@ -28,6 +29,7 @@ def prepare(options: Options) -> tuple[Any, Any]:
     set_seed(options.seed, deterministic=options.deterministic)
     folder = RunFolder(options.checkpoints_dir, options.name)
     folder.check(resume=options.continue_train, overwrite=options.overwrite)
+    check_cells(options, device)
     data = load_training_data(options, device, folder.split)
     session = build_session(
         options,

@@ -31,6 +31,13 @@ LEAST_SEEN, MOST_SEEN = 3.0, 100.0
 SEVERITY_METRICS = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "auroc")
 
 
+# Pixels above which images are analysed one at a time: each takes about 100 bytes a pixel.
+LARGE_IMAGE = 6_000_000
+# Whose mask of an image is written.
+NETWORK, OTSU, CELLS = "network", "otsu", "cells"
+LARGER = 1.5
+
+
 def magnification_notes(diameter: float, shape: tuple[int, ...]) -> list[str]:
     """A warning where red cells of so many pixels in an image (H, W) are too small or too large for the tiers."""
     seen = 300 * diameter / float(np.sqrt(shape[0] * shape[1]))
@@ -40,13 +47,6 @@ def magnification_notes(diameter: float, shape: tuple[int, ...]) -> list[str]:
         f"a red cell is 1/{300 / seen:.0f} of the image across" if seen < LEAST_SEEN else "a red cell fills the image"
     )
     return [f"another magnification than the network can have learned from: {share}; its verdict means little"]
-
-
-# Pixels above which images are analysed one at a time: each takes about 60 bytes a pixel.
-LARGE_IMAGE = 6_000_000
-# Whose mask of an image is written.
-NETWORK, OTSU, CELLS = "network", "otsu", "cells"
-LARGER = 1.5
 
 
 @dataclass(frozen=True)

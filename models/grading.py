@@ -62,6 +62,14 @@ def learn_severity(
     return head
 
 
+def check_cells(options: Any, device: Any) -> None:
+    """Raise UserError, before hours of training, where ``learn_severity_of_run`` could not begin."""
+    if options.cells != "no":
+        from models.module2.analysis import build_analyser
+
+        build_analyser(options, device)
+
+
 def learn_severity_of_run(options: Any, data: Any, folder: Any, device: Any) -> None:
     """What the training command does at its end: learn the severity from the train side, unless told ``--cells no``.
 

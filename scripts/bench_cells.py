@@ -16,7 +16,7 @@ import argparse
 import json
 import sys
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +35,7 @@ from data.images import otsu_mask, read_mask, read_rgb  # noqa: E402
 from data.synthetic import SyntheticSmear, synthesize  # noqa: E402
 from models.module2.analysis import CellAnalyser, typical_diameter  # noqa: E402
 from models.module2.finder import SHIPPED, load_finder  # noqa: E402
+from models.module2.kinds import kinds_of
 from models.module2.matching import Match, match_instances  # noqa: E402
 from models.module2.morphometry import CellTable, measure_cells  # noqa: E402
 from models.module2.scale import estimate_diameter  # noqa: E402
@@ -52,6 +53,10 @@ TELLS = {
     "hypochromia by pallor": ((11,), "pallor", 1),
     "spherocyte by pallor": ((3,), "pallor", -1),
 }
+CHULA_KINDS = (
+    "normal", "macrocyte", "microcyte", "spherocyte", "target", "stomatocyte", "ovalocyte", "teardrop", "burr",
+    "schistocyte", "other", "hypochromia", "elliptocyte",
+)  # fmt: skip
 RESAMPLES = 1000
 
 Cells = Callable[[npt.NDArray[np.uint8]], tuple[npt.NDArray[np.int32], CellTable]]
@@ -159,6 +164,7 @@ class PointScore:
     found_in_clumps: int = 0
     spurious: int = 0
     measures: dict[int, list[dict[str, float]]] = field(default_factory=lambda: defaultdict(list))
+    named: dict[int, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
 
     def add(self, labels: npt.NDArray[np.int32], table: CellTable, points: npt.NDArray[np.int64]) -> None:
         """Score one image.
@@ -189,11 +195,13 @@ class PointScore:
     ) -> None:
         whole = ~table.border
         row_of = {int(number): row for row, number in enumerate(table.cell) if whole[row]}
+        kinds = kinds_of(table)
         usual = float(np.median(table.diameter_px[whole])) if whole.any() else float("nan")
         for number, code in zip(cell[alone].tolist(), kind[alone].tolist(), strict=True):
             if number in row_of:
                 row = row_of[number]
                 pixels = float(table.diameter_px[row])
+                self.named[code][str(kinds[row])] += 1
                 self.measures[code].append(
                     {
                         "diameter": pixels / usual,
@@ -223,6 +231,11 @@ class PointScore:
                 said[name] = float(roc_auc_score(truth, [sign * row[measure] for row in both]))
                 if measure == "diameter":
                     said[f"{name} in pixels"] = float(roc_auc_score(truth, [sign * row["pixels"] for row in both]))
+        said["named"] = {
+            CHULA_KINDS[code]: {"cells": names.total(), **{k: n / names.total() for k, n in names.most_common(5)}}
+            for code, names in sorted(self.named.items())
+            if code < len(CHULA_KINDS)
+        }
         return said
 
 

@@ -190,3 +190,9 @@ def test_tables_of_a_killed_run_are_removed(tmp_path: Path) -> None:
         path.write_text("x")
     remove_begun(tmp_path)
     assert list(tmp_path.iterdir()) == [other]
+
+
+def test_agreement_is_of_the_likelier_grade() -> None:
+    columns = [{"severity_pred": "Mild", "severity_score": 0.1, "severity_learned": chance} for chance in (0.3, 0.45)]
+    said = severity_metrics(["Mild", "Chronic"], columns, ["a", "b"], limit=0.15, resamples=100, seed=0)
+    assert said is not None and said["agreement"] == 1.0

@@ -628,3 +628,9 @@ def test_a_start_that_knows_the_test_images_stops_or_is_reported(monkeypatch, tm
     assert "kept no record of what it has learned from" in capsys.readouterr().err
     assert call("test", f"--dataroot tree --name D {common}", monkeypatch, tmp_path) == 0
     assert "they may know these images" in (tmp_path / "results/D/test_latest/index.html").read_text()
+
+
+def test_a_wrong_constant_of_the_severity_ends_a_training_before_it_begins(smears, tmp_path, monkeypatch):
+    line = f"--dataroot {smears} --name SEG {TINY} --niter 1 --niter_decay 0 --severity_rule sizes=2"
+    assert "--severity_rule sizes=2" in refused("train", line, monkeypatch, tmp_path)
+    assert not list((tmp_path / "checkpoints").rglob("*.safetensors"))

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from models.module2.kinds import kinds_of
 from models.module2.morphometry import measure_cells
 from models.module2.severity import SeverityRule, score_cells, summarise
 from models.module2.smear_cells import BORDER, LeftOut, SmearCells
+from models.predicting import PredictRun
 from models.saved import load_network
 from util.errors import UserError
 
@@ -601,3 +603,15 @@ def test_the_shipped_weights_say_the_same_by_command_and_called_directly(tmp_pat
         mask = np.array(Image.open(out / "masks" / f"{Path(row['image']).stem}.png")) > 0
         assert (mask == (said.mask_probability[0, 0] > 0.5).numpy()).mean() > 0.9999
     assert "SYNTHETIC DATA" in (out / "index.html").read_text()
+
+
+def test_grades_of_images_called_healthy_are_not_counted():
+    run = PredictRun.__new__(PredictRun)
+    run.network = SimpleNamespace(open_tiers=0)
+    run.stage = SimpleNamespace(gallery=SimpleNamespace(rows=list))
+    called = [(0, "Chronic"), (0, "Mild"), (1, "Chronic"), (1, "Chronic"), (1, "Mild"), (1, None)]
+    rows = [{"label_pred": label, "severity_pred": grade, "prob_anemic": float(label)} for label, grade in called]
+    run.tally = SimpleNamespace(rows=rows)
+    counts = run._counts(SimpleNamespace(skipped=[]))
+    assert counts["severity_of_anemic"] == {"Mild": 1, "Chronic": 2}
+    assert (counts["healthy"], counts["anemic"]) == (2, 4)

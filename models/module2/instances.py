@@ -18,7 +18,7 @@ Number = TypeVar("Number", np.int32, np.float32)
 
 @dataclass(frozen=True)
 class SplitSettings:
-    """How maps become cells; set on synthetic validation smears (docs/module2.md).
+    """How maps become cells: where each of these comes from stands in docs/module2.md.
 
     Attributes:
         cell_above: probability from which a pixel belongs to a cell of any kind.
