@@ -35,7 +35,7 @@ from data.images import otsu_mask, read_mask, read_rgb  # noqa: E402
 from data.synthetic import SyntheticSmear, synthesize  # noqa: E402
 from models.module2.analysis import CellAnalyser, typical_diameter  # noqa: E402
 from models.module2.finder import SHIPPED, load_finder  # noqa: E402
-from models.module2.kinds import kinds_of
+from models.module2.kinds import kinds_of  # noqa: E402
 from models.module2.matching import Match, match_instances  # noqa: E402
 from models.module2.morphometry import CellTable, measure_cells  # noqa: E402
 from models.module2.scale import estimate_diameter  # noqa: E402
