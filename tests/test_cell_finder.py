@@ -359,6 +359,14 @@ def test_weights_come_back(tmp_path: Path) -> None:
     assert torch.equal(finder(image), again(image)) and finder(image).shape == (1, len(PLANES), 40, 56)
 
 
+def test_loading_weights_leaves_a_run_s_chance_alone() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    load_finder()
+    assert torch.equal(torch.rand(4), expected)
+
+
 def test_weights_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no checkpoint"):
         load_finder(tmp_path / "absent.safetensors")

@@ -127,7 +127,8 @@ def load_finder(path: Path = SHIPPED) -> CellFinder:
             found=f"a checkpoint of kind {content.get('kind') if isinstance(content, dict) else None!r}"[:120],
             remedy="name other weights, or restore models/module2/cell_finder.safetensors from the repository",
         )
-    finder = CellFinder(cast(list[int], widths))
+    with torch.random.fork_rng(devices=[]):  # the weights drawn here are thrown away; a run's seed must not notice
+        finder = CellFinder(cast(list[int], widths))
     load_weights(finder, content["network"], path)
     return finder.eval()
 
