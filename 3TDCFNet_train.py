@@ -10,88 +10,116 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import nullcontext
 from typing import Any
 
 from options import Options, describe, parse_options, save_options
 from util.errors import run_door
 
 
-def prepare(options: Options) -> tuple[Any, Any]:
+def prepare(options: Options, device: Any, ranks: Any) -> tuple[Any, Any]:
     """Read the data, build the session and settle the run's folder; returns both."""
     from data.runs import load_training_data
     from models.building import build_session
     from models.grading import check_cells
     from util.console import starts_line
-    from util.device import choose_device, set_seed
+    from util.provenance import start_facts
     from util.runlog import RunFolder
 
-    device = choose_device(options.gpu_ids)
-    set_seed(options.seed, deterministic=options.deterministic)
     folder = RunFolder(options.checkpoints_dir, options.name)
-    folder.check(resume=options.continue_train, overwrite=options.overwrite)
+    if ranks.first:
+        folder.check(resume=options.continue_train, overwrite=options.overwrite)
     check_cells(options, device)
-    data = load_training_data(options, device, folder.split)
-    session = build_session(
-        options,
-        device,
-        folder,
-        data.facts,
-        samples=len(data.smears),
-        any_masks=data.any_masks,
-        all_masks=data.all_masks,
-        class_counts=data.class_counts,
-    )
+    with ranks.first_before_others():
+        data = load_training_data(options, device, folder.split, ranks)
+    masks = {"any_masks": data.any_masks, "all_masks": data.all_masks}
+    counts = {"samples": len(data.smears), "class_counts": data.class_counts}
+    session = build_session(options, device, folder, data.facts, **masks, **counts, ranks=ranks)
     if options.continue_train:
         session.resume()
     else:
         session.warm_start(data.train, options.distil_epochs)
-        folder.begin()
-    data.record(folder.split)
-    save_options(folder.options, options)
+    if ranks.first:
+        folder.begin(resume=options.continue_train)
+        folder.log_start({**start_facts(device), "processes": ranks.world, "after_epochs": session.done})
+        data.record(folder.split)
+        save_options(folder.options, options)
+    if not options.continue_train:
+        session.save_start()
     print(starts_line(session.facts["starts"]), flush=True)
     return data, session
 
 
-def open_view(options: Options, folder: Any) -> Any:
-    """The live view in visdom; with --display_id 0 it shows nothing."""
+def open_view(options: Options, session: Any) -> Any:
+    """The live view in visdom; with --display_id 0, and in all processes but the first, it shows nothing."""
     from util.visualizer import Visualizer
 
+    folder, shown = session.folder, options.display_id if session.ranks.first else 0
     view = Visualizer(
-        options.display_id,
+        shown,
         server=options.display_server,
         port=options.display_port,
         env=options.display_env,
         name=options.name,
-        log_path=folder.visdom_log if options.display_id else None,
+        log_path=folder.visdom_log if shown else None,
     )
     view.restore(folder.history(), folder.gate_rows())
     return view
 
 
-def main() -> int:
-    """Parse, prepare, and run epoch after epoch."""
-    options = parse_options("train", sys.argv[1:], prog="3TDCFNet_train.py", description=__doc__)
-    print(describe(options), flush=True)
-    data, session = prepare(options)
-
-    from models.grading import learn_severity_of_run
+def run_epochs(options: Options, data: Any, session: Any, view: Any) -> None:
+    """Run epoch after epoch, and show each."""
     from util.console import epoch_line, gate_line, progress_bar
 
-    view = open_view(options, session.folder)
-    begun = time.perf_counter()
     for epoch in session.epochs():
-        with progress_bar(f"epoch {epoch + 1}", len(data.train)) as after_step:
+        with progress_bar(f"epoch {epoch + 1}", *session.steps_of(data.train)) as after_step:
             record, decision = session.run_epoch(epoch, data.train, data.val, after_step)
         print(epoch_line(record, session.trainer.settings.epochs), gate_line(decision.as_row()), sep="\n", flush=True)
         if options.display_id:
             view.plot_epoch(record)
             view.mark_gate(decision.as_row())
             view.show_images(*session.examples(data.val))
-    view.close()
+
+
+def train(options: Options, device: Any, ranks: Any) -> int:
+    """Prepare, train to the end or until asked to stop, and learn the severity; returns the exit status."""
+    from models.grading import learn_severity_of_run
+    from util.interrupts import StopAsked, stop_requests
+
+    data, session = prepare(options, device, ranks)
+    view, begun = open_view(options, session), time.perf_counter()
+    with stop_requests() as session.stop:
+        try:
+            run_epochs(options, data, session, view)
+        except StopAsked:
+            print(session.how_to_go_on(), flush=True)
+            return session.stop.exit_status
+        finally:
+            view.close()
     if not session.finish(time.perf_counter() - begun):
         return 3
-    learn_severity_of_run(options, data, session.folder, session.trainer.device)
+    if ranks.first:
+        learn_severity_of_run(options, data, session.folder, device)
     return 0
+
+
+def main() -> int:
+    """Parse, find the device and the other processes, and train as the only one who writes the run's folder."""
+    options = parse_options("train", sys.argv[1:], prog="3TDCFNet_train.py", description=__doc__)
+    from pathlib import Path
+
+    from util.device import choose_device, set_seed
+    from util.distributed import join_ranks
+    from util.lock import sole_writer
+
+    device = choose_device(options.gpu_ids)
+    with join_ranks(device) as ranks, ranks.only_first_speaks():
+        print(describe(options), flush=True)
+        set_seed(options.seed, deterministic=options.deterministic)
+        remedy = "wait for it or stop it, or choose another --name"
+        folder = Path(options.checkpoints_dir) / options.name
+        with sole_writer(folder, remedy=remedy) if ranks.first else nullcontext():
+            return train(options, device, ranks)
 
 
 if __name__ == "__main__":

@@ -306,9 +306,9 @@ class BatchLoader:
     """Batches of an epoch, made on the device that trains.
 
     The order of epoch e depends on (seed, e) only, and a sample's augmentation on (seed, e, its index) only: a resumed
-    run sees the batches that the uninterrupted one would have seen. When shuffling, a last batch of a single sample
-    joins the batch before it (which then has batch_size + 1), since batch normalisation cannot train on one; no sample
-    is dropped unless ``drop_last`` asks for it.
+    run sees the batches that the uninterrupted one would have seen. When shuffling, a last batch of a single sample (a
+    process) joins the batch before it (which then has batch_size + 1), since batch normalisation cannot train on one;
+    no sample is dropped unless ``drop_last`` asks for it.
 
     Threads make the batches that come next while the caller uses the last one. On a CPU they cut and convert; what they
     augment is left to the caller's thread, whose arithmetic already uses every core. For a GPU that cannot hold all
@@ -326,6 +326,7 @@ class BatchLoader:
         drop_last: leave out a last batch that is not full.
         channels_last: memory layout of ``rgb``, the faster one for convolutions.
         workers: threads that make batches ahead, one each.
+        share: (which, of how many): of several processes that train together each takes its part of every batch.
 
     Attributes:
         waited: seconds that the caller waited for batches in the last iteration.
@@ -348,22 +349,27 @@ class BatchLoader:
         drop_last: bool = False,
         channels_last: bool = True,
         workers: int = 2,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         self.smears, self.batch_size, self.crop_size = smears, batch_size, crop_size
         self.indices = np.asarray(indices, dtype=np.int64)
         self.device, self.augment, self.shuffle, self.seed = torch.device(device), augment, shuffle, seed
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
-        self.epoch, self.workers, self.waited = 0, workers, 0.0
+        self.epoch, self.seen, self.workers, self.waited = 0, 0, workers, 0.0
+        self.share = share
         self._copies: torch.cuda.Stream | None = None
         self._check()
-        self._sizes = _batch_sizes(len(self.indices), batch_size, drop_last, merge_single=shuffle)
+        # Of one image batch normalisation cannot learn, so each process's share of a batch holds two at least.
+        self._fewest = 2 * share[1] if shuffle else 1
+        self._drop_last = drop_last
+        self._sizes = self._sizes_after(0)
         if not self._sizes:
             raise UserError(
                 f"--batchSize {batch_size}: no full batch in {len(self.indices)} smears, and others are left out",
                 remedy=f"give --batchSize {len(self.indices)} or less",
             )
         side = smears.load_size if augment else crop_size
-        self._memory = _FloatMemory(max(self._sizes), side, spare=workers + 2)
+        self._memory = _FloatMemory(-(-max(self._sizes) // share[1]), side, spare=workers + 2)
         self._has_mask, self._labels = smears.has_mask.to(self.device), smears.labels.to(self.device)
 
     def _check(self) -> None:
@@ -382,16 +388,27 @@ class BatchLoader:
                 found=f"{self.indices.min()} to {self.indices.max()}",
             )
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch, >= 0, whose order and augmentation the next iteration gives."""
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, seen: int = 0) -> None:
+        """Choose the epoch, >= 0, whose order and augmentation the next iteration gives.
+
+        Args:
+            epoch: this.
+            seen: images of that epoch, the first ones in its order, that are left out because they were seen already.
+        """
+        self.epoch, self.seen = epoch, seen
 
     def __len__(self) -> int:
-        return len(self._sizes)
+        """Batches in the epoch, those that were seen already not among them."""
+        return len(self._sizes_after(self.seen))
+
+    def _sizes_after(self, seen: int) -> list[int]:
+        """Sizes of the batches, all processes' shares together, of what is left of an epoch."""
+        return _batch_sizes(len(self.indices) - seen, self.batch_size, self._drop_last, self._fewest)
 
     def __iter__(self) -> Iterator[Batch]:
-        order = torch.from_numpy(self._order())
-        parts = order[: sum(self._sizes)].split(self._sizes)
+        order, sizes = torch.from_numpy(self._order())[self.seen :], self._sizes_after(self.seen)
+        which, processes = self.share
+        parts = [part[which::processes] for part in order[: sum(sizes)].split(sizes)] if sizes else []
         table = self._parameter_table()
         for index, rgb, mask in self._planes(parts):
             yield self._finish(index, rgb, mask, table)
@@ -451,7 +468,7 @@ class BatchLoader:
     def _picked(self, parts: Sequence[Tensor], entries: Tensor) -> Iterator[_Planes]:
         """Pick the batches out of entries that lie on the device; the order crosses over once an epoch."""
         self.waited = 0.0
-        for index in torch.cat(list(parts)).to(self.device).split(self._sizes):
+        for index in torch.cat(list(parts)).to(self.device).split([len(part) for part in parts]) if parts else ():
             yield index, *self._as_floats(entries.index_select(0, index))
 
     def _streamed(self, parts: Sequence[Tensor]) -> Iterator[_Planes]:
@@ -521,13 +538,13 @@ class _FloatMemory:
         return torch.from_numpy(lent)
 
 
-def _batch_sizes(count: int, batch_size: int, drop_last: bool, merge_single: bool) -> list[int]:
-    """Sizes of the batches that ``count`` samples make; a single one left over joins the batch before if asked."""
+def _batch_sizes(count: int, batch_size: int, drop_last: bool, fewest: int) -> list[int]:
+    """Sizes of the batches that ``count`` samples make; fewer than ``fewest`` left over join the batch before."""
     sizes = [batch_size] * (count // batch_size)
     left = count % batch_size
     if left == 0 or drop_last:
         return sizes
-    if left == 1 and merge_single and sizes:
-        sizes[-1] += 1
+    if left < fewest and sizes:
+        sizes[-1] += left
         return sizes
     return [*sizes, left]

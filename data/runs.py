@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,11 +39,12 @@ from data.leaks import (
     read_fingerprints,
     write_fingerprints,
 )
-from data.loader import BatchLoader, DecodedSmears
+from data.loader import Batch, BatchLoader, DecodedSmears
 from data.records import ANEMIC, CLASS_NAMES, HEALTHY, SmearRecord
 from data.split_file import leak_error
 from data.splits import SplitRow, read_split, rows_digest, write_split
 from data.stain import STAIN, Restained, StainReference, grey_scaled, read_stain, write_stain
+from util.distributed import ALONE, Ranks
 from util.errors import UserError
 from util.runlog import weights_file
 
@@ -55,7 +56,7 @@ class TrainingData:
     Attributes:
         smears: decoded images of train and val; the test images are not even read.
         train: augmented, shuffled batches at fineSize.
-        val: whole images at loadSize.
+        val: whole images at loadSize, of several processes this one's part of them.
         rows: the split.
         facts: plain description for checkpoints and reports.
         learned: the images of train and val, by name and fingerprint.
@@ -66,7 +67,7 @@ class TrainingData:
 
     smears: DecodedSmears
     train: BatchLoader
-    val: BatchLoader
+    val: Iterable[Batch]
     rows: list[SplitRow]
     facts: dict[str, Any]
     learned: Learned
@@ -115,17 +116,18 @@ class TrainingData:
         return bool(self.smears.has_mask.all())
 
 
-def load_training_data(options: Any, device: torch.device, split_path: Path) -> TrainingData:
+def load_training_data(options: Any, device: torch.device, split_path: Path, ranks: Ranks = ALONE) -> TrainingData:
     """Read, split and decode what the options of a training run name.
 
     Args:
         options: the training command's options.
         device: where the batches are made.
         split_path: the run's split.csv; read when the run is continued, else not yet written.
+        ranks: the processes that train together.
 
     Raises:
         UserError: the data cannot be read or split, the recorded split does not fit it, train or val is empty, or train
-            lacks a class.
+            lacks a class; --batchSize is too small for so many processes.
     """
     dataset = open_options_dataset(options)
     recorded = split_path if options.continue_train else Path(options.split_file) if options.split_file else None
@@ -151,15 +153,48 @@ def load_training_data(options: Any, device: torch.device, split_path: Path) -> 
     _check_sides(parts)
     smears = _decoded(dataset, parts["train"].records + parts["val"].records)
     count = len(parts["train"].records)
-    common = {"batch_size": options.batchSize, "device": device, "seed": options.seed}
-    augment = None if options.no_augment else Augmentation()
-    train = BatchLoader(smears, range(count), crop_size=options.fineSize, augment=augment, shuffle=True, **common)
-    val = BatchLoader(
-        smears, range(count, len(smears)), crop_size=options.loadSize, augment=None, shuffle=False, **common
-    )
+    train = _training_batches(smears, count, options, device, ranks)
+    val = _validation_batches(smears, count, options, device, ranks)
     learned = learned_by_all(_learned(dataset, rows), earlier, options.init_from)
     colours, stain = ColourRecord.of(smears, count), StainReference.of(smears, count)
     return TrainingData(smears, train, val, rows, facts, learned, colours, stain, parts["train"].records)
+
+
+def _training_batches(
+    smears: DecodedSmears, count: int, options: Any, device: torch.device, ranks: Ranks
+) -> BatchLoader:
+    """Batches of the first ``count`` smears, each process its share of each."""
+    fewest = 2 * ranks.world
+    if ranks.several and min(options.batchSize, count) < fewest:
+        raise UserError(
+            f"--batchSize {options.batchSize} is too small for {ranks.world} processes",
+            expected=f"at least {fewest}, two images for each, and as many training images",
+            found=f"--batchSize {options.batchSize}, {count} training images",
+            remedy=f"raise --batchSize to {fewest} or more, or start fewer processes",
+        )
+    return BatchLoader(
+        smears,
+        range(count),
+        options.batchSize,
+        options.fineSize,
+        device=device,
+        augment=None if options.no_augment else Augmentation(),
+        shuffle=True,
+        seed=options.seed,
+        share=(ranks.rank, ranks.world),
+    )
+
+
+def _validation_batches(
+    smears: DecodedSmears, count: int, options: Any, device: torch.device, ranks: Ranks
+) -> BatchLoader | list[Batch]:
+    """Whole images of the smears after the first ``count``; of several processes each judges its own, none twice."""
+    own = ranks.share(range(count, len(smears)))
+    if not own:
+        return []
+    return BatchLoader(
+        smears, own, options.batchSize, options.loadSize, device=device, augment=None, shuffle=False, seed=options.seed
+    )
 
 
 def _learned_by_start(options: Any, split_path: Path) -> Learned | None:

@@ -13,6 +13,7 @@ from models.network import Architecture, ThreeTierDCFNet
 from models.pretrained import load_starts
 from models.session import TrainingSession
 from models.trainer import Trainer, TrainerSettings
+from util.distributed import ALONE, Ranks
 from util.runlog import RunFolder
 
 
@@ -56,6 +57,7 @@ def build_session(
     any_masks: bool,
     all_masks: bool,
     class_counts: tuple[int, int],
+    ranks: Ranks = ALONE,
 ) -> TrainingSession:
     """Build network, trainer, gate and session.
 
@@ -68,6 +70,7 @@ def build_session(
         any_masks: some image has a true mask.
         all_masks: every image has one.
         class_counts: training images labelled Healthy and Anemic.
+        ranks: the processes that train together.
     """
     network = ThreeTierDCFNet(architecture(options))
     starts = _starts(network, options)
@@ -79,6 +82,7 @@ def build_session(
         any_masks=any_masks,
         all_masks=all_masks,
         class_counts=class_counts,
+        ranks=ranks,
     )
     facts = {
         "data": dict(data_facts),

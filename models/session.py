@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,18 +19,22 @@ from models.gate import LAST_TIER, STOP, Gate, GateDecision
 from models.inference import SmearBatch, predict
 from models.network import HEAD_KEYS, TIER_KEYS
 from models.trainer import EpochTotals, Evaluation, Trainer
-from util.checkpoint import load_checkpoint, load_weights, save_checkpoint
+from util.checkpoint import keep_before, load_checkpoint, load_weights, save_checkpoint
 from util.console import ROMAN
+from util.distributed import Ranks
 from util.errors import UserError
 from util.files import atomic_write
+from util.interrupts import StopAsked, StopRequest
 from util.runlog import BEST, LATEST, RunFolder, plain
+
+SAVING_SHARE = 0.02  # of the time that saving within an epoch may take
 
 
 class EpochBatches(Protocol):
     """Batches that differ by epoch."""
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch (0-based) of the next iteration."""
+    def set_epoch(self, epoch: int, seen: int = 0) -> None:
+        """Choose the epoch (0-based) of the next iteration, and leave out the images that were seen already."""
 
     def __iter__(self) -> Iterator[SmearBatch]:
         """Give the epoch's batches."""
@@ -48,6 +55,9 @@ class TrainingSession:
         save_seconds: write latest weights and state when so many seconds have passed since the last time.
         stop_when_open: end the run once the third gate has opened.
         patience: end it once all tiers are open and validation has not improved for so many epochs; 0 never does.
+
+    Attributes:
+        stop: whether somebody asked the run to stop.
     """
 
     def __init__(
@@ -65,43 +75,67 @@ class TrainingSession:
         self.trainer, self.gate, self.folder, self.facts = trainer, gate, folder, dict(facts)
         self.save_every, self.save_seconds, self.stop_when_open = save_every, save_seconds, stop_when_open
         self.patience = patience
-        self.saved_at = -math.inf
+        self.stop = StopRequest()
+        self.saved_at, self.saving_took = -math.inf, 0.0
         self.done, self.begun_at = 0, 0
+        self.begun: Mapping[str, Any] | None = None  # of an epoch that was interrupted: its sums, and how long it took
         self.best: dict[str, Any] = {"score": None, "epoch": None}
         self.stopped = False
+
+    @property
+    def ranks(self) -> Ranks:
+        """The processes that run it; all of them do the same, the first one writes."""
+        return self.trainer.ranks
 
     def resume(self) -> None:
         """Restore the last saved state; logs of an epoch that was not saved are cut.
 
+        A state that was damaged is left for the one before it, and that is said.
+
         Raises:
             UserError: the state is missing, damaged, or of another architecture.
         """
-        state = load_checkpoint(self.folder.state)
+        path, state = self._last_good_state()
         try:
-            self._restore(state)
+            self._restore(path, state)
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise UserError(
-                f"{self.folder.state} is no state to go on from",
+                f"{path} is no state to go on from",
                 found=f"{type(error).__name__}: {error}",
                 remedy="use the state that this run wrote, or begin again (--overwrite)",
             ) from None
-        self.folder.cut_logs(self.done)
+        if self.ranks.first:
+            self.folder.cut_logs(self.done)
 
-    def _restore(self, state: Mapping[str, Any]) -> None:
+    def _last_good_state(self) -> tuple[Path, Mapping[str, Any]]:
+        """The newest state that can be read."""
+        try:
+            return self.folder.state, load_checkpoint(self.folder.state)
+        except UserError as error:
+            if not self.folder.state_before.is_file():
+                raise
+            state = load_checkpoint(self.folder.state_before)
+            if self.ranks.first:
+                where = f"epoch {state['epoch']}" if isinstance(state, dict) and "epoch" in state else "before it"
+                print(f"warning: {error}\nwarning: going on from {self.folder.state_before} ({where})", file=sys.stderr)
+            return self.folder.state_before, state
+
+    def _restore(self, path: Path, state: Mapping[str, Any]) -> None:
         architecture = self.trainer.network.architecture.as_dict()
         if state["architecture"] != architecture:
             raise UserError(
-                f"{self.folder.state} is of another architecture",
+                f"{path} is of another architecture",
                 expected=str(architecture),
                 found=str(state["architecture"]),
                 remedy="go on with the options the run was begun with (--preset, --fineSize, --dropout and others)",
             )
-        load_weights(self.trainer.network, state["trainer"]["network"], self.folder.state)
+        load_weights(self.trainer.network, state["trainer"]["network"], path)
         self.trainer.load_state(state["trainer"])
         self.gate.load_state(state["gate"])
         self.done = self.begun_at = int(state["epoch"])
         self.best = dict(state["best"])
         self.facts["starts"] = dict(state["starts"])
+        self.begun = state["begun"]
 
     def warm_start(self, train: EpochBatches, epochs: int) -> None:
         """Distil tiers that would start from chance; of a run that begins, before its first epoch.
@@ -125,6 +159,28 @@ class TrainingSession:
         while self.done < total and not self.stopped and not self._ends_early():
             yield self.done
 
+    def steps_of(self, train: EpochBatches) -> tuple[int, int]:
+        """How many batches the next epoch has, and how many of them were seen before it was interrupted."""
+        train.set_epoch(self.done)
+        steps = len(train)
+        train.set_epoch(self.done, self._begun_totals()[1])
+        return steps, steps - len(train)
+
+    def how_to_go_on(self) -> str:
+        """What to tell whoever asked the run to stop."""
+        where = f"epoch {self.done + 1}" + (f", {self.begun['totals']['images']} images into it" if self.begun else "")
+        options = f"--name {shlex.quote(self.folder.name)}"
+        folder = self.folder.folder.parent
+        options += f" --checkpoints_dir {shlex.quote(str(folder))}" if folder != Path("checkpoints") else ""
+        return (
+            f"stopped as asked in {where}; all is saved, nothing is lost. Go on with\n"
+            f"    python 3TDCFNet_train.py {options} --continue_train (and --gpu_ids)"
+        )
+
+    def save_start(self) -> None:
+        """Save the state of a run that begins, so that it can be gone on with from its first moment on."""
+        self._save_state(None)
+
     def run_epoch(
         self,
         epoch: int,
@@ -139,11 +195,12 @@ class TrainingSession:
 
         Raises:
             UserError: the loss is no longer finite, or a file cannot be written.
+            StopAsked: somebody asked the run to stop; all is saved.
         """
-        begun, tier = time.perf_counter(), self.gate.tier
+        spent = float(self.begun["seconds"]) if self.begun else 0.0
+        begun, tier = time.perf_counter() - spent, self.gate.tier
         rate = self.trainer.set_learning_rate(epoch)
-        train.set_epoch(epoch)
-        learned, evaluation = self._learn(train, val, epoch, after_step)
+        learned, evaluation = self._learn(train, val, epoch, after_step, begun)
         self.trainer.note_decoder(learned["dice"] if evaluation.dice is None else evaluation.dice)
         record = {
             "epoch": epoch + 1,
@@ -169,7 +226,7 @@ class TrainingSession:
         for tier, how in self.gate.summary().items():
             print(f"  gate {ROMAN[tier]}: {how['how']}" + (f" in epoch {how['epoch']}" if how["epoch"] else ""))
         print(f"  best validation in epoch {self.best['epoch']}; weights in {self.folder.folder}", flush=True)
-        if not self.stopped and self.done > self.begun_at:
+        if not self.stopped and self.done > self.begun_at and self.ranks.first:
             content = {"epochs": self.done, "seconds": seconds, "gates": self.gate.summary(), "best": self.best}
             atomic_write(self.folder.finished, json.dumps(plain(content), indent=1) + "\n")
         return not self.stopped
@@ -195,10 +252,23 @@ class TrainingSession:
         val: Iterable[SmearBatch],
         epoch: int,
         after_step: Callable[[EpochTotals], None] | None,
+        since: float,
     ) -> tuple[dict[str, Any], Evaluation]:
         """Train and validate one epoch; what is not finite ends the run before anything of it is saved."""
+        totals, seen = self._begun_totals()
+        train.set_epoch(epoch, seen)
+
+        def after(totals: EpochTotals) -> None:
+            if after_step is not None:
+                after_step(totals)
+            self._pause(totals, since)
+
         try:
-            return self.trainer.train_epoch(train, epoch, after_step), self.trainer.validate(val)
+            learned = self.trainer.train_epoch(train, epoch, after, begun=totals)
+            self.trainer.check_finite()
+            evaluation = self.trainer.validate(self._until_stopped(val, totals, since))
+            self.begun = None
+            return learned, evaluation
         except FloatingPointError as error:
             settings, saved = self.trainer.settings, self.folder.state.is_file()
             lower = f"a --lr below {settings.lr:g} (or --lr_discriminator below {settings.lr_discriminator:g})"
@@ -206,9 +276,47 @@ class TrainingSession:
             raise UserError(
                 f"training diverged in epoch {epoch + 1}",
                 expected="finite numbers",
-                found=str(error),
+                found=f"{error} ({totals.images} images into the epoch)",
                 remedy=f"{go_on} with {lower}",
             ) from None
+
+    def _begun_totals(self) -> tuple[EpochTotals, int]:
+        """The sums of an epoch that was interrupted, kept by the first process, and how many images all have seen."""
+        device = self.trainer.device
+        if self.begun is None:
+            return EpochTotals(device), 0
+        kept = EpochTotals.of_state(self.begun["totals"], device)
+        return (kept if self.ranks.first else EpochTotals(device)), kept.images
+
+    def _pause(self, totals: EpochTotals, since: float) -> None:
+        """After a step: save if it is time to, and stop if that was asked for; all processes decide alike."""
+        due = self.ranks.first and self.save_seconds > 0 and self._seconds_since_save() >= self._patience_to_save()
+        stops, saves = self.ranks.any([bool(self.stop), due])
+        if stops or saves:
+            self.trainer.check_finite()
+            self._save_within(totals, since)
+        if stops:
+            raise StopAsked
+
+    def _until_stopped(self, batches: Iterable[SmearBatch], totals: EpochTotals, since: float) -> Iterator[SmearBatch]:
+        """Validation batches, between which the run may stop; it then validates anew when it goes on."""
+        for batch in batches:
+            if self.stop and not self.ranks.several:  # of several processes each has other batches: none stops alone
+                self._save_within(totals, since)
+                raise StopAsked
+            yield batch
+
+    def _save_within(self, totals: EpochTotals, since: float) -> None:
+        """Save the state in the middle of an epoch that began at ``since``."""
+        self.begun = {"totals": totals.state(self.ranks), "seconds": time.perf_counter() - since}
+        self._save_state(self.begun)
+
+    def _seconds_since_save(self) -> float:
+        return time.monotonic() - self.saved_at
+
+    def _patience_to_save(self) -> float:
+        """Seconds between saves within an epoch: as asked for, or longer where saving would take up too much time."""
+        return max(self.save_seconds, self.saving_took / SAVING_SHARE)
 
     def _describe(self, evaluation: Evaluation) -> dict[str, Any]:
         heads = (*TIER_KEYS[: self.trainer.network.open_tiers], "global")
@@ -233,19 +341,38 @@ class TrainingSession:
 
     def _write(self, record: dict[str, Any], decision: GateDecision, evaluation: Evaluation) -> None:
         """Log and save the epoch; the state comes last, so that a kill in between is repaired by ``resume``."""
-        self.folder.log_epoch(record)
-        self.folder.log_gate(decision.as_row())
+        if self.ranks.first:
+            self.folder.log_epoch(record)
+            self.folder.log_gate(decision.as_row())
         self.done = record["epoch"]
         weights = self._weights()
         if self._is_best(evaluation):
-            save_checkpoint(self.folder.weights(BEST), weights)
+            self._save_weights(BEST, weights)
         if self.save_every and self.done % self.save_every == 0:
-            save_checkpoint(self.folder.weights(str(self.done)), weights)
+            self._save_weights(str(self.done), weights)
         self.trainer.open_tier(self.gate.tier, self.done)
-        if self._is_last() or time.monotonic() - self.saved_at >= self.save_seconds:
-            save_checkpoint(self.folder.weights(LATEST), weights)
-            save_checkpoint(self.folder.state, self._state())
-            self.saved_at = time.monotonic()
+        (due,) = self.ranks.any([self.ranks.first and self._seconds_since_save() >= self.save_seconds])
+        if self._is_last() or due:
+            self._save_weights(LATEST, weights)
+            self._save_state(None)
+
+    def _save_weights(self, which: str, weights: Mapping[str, Any]) -> None:
+        if self.ranks.first:
+            save_checkpoint(self.folder.weights(which), weights)
+
+    def _save_state(self, begun: Mapping[str, Any] | None) -> None:
+        """Save everything that is needed to go on, and keep the state before.
+
+        Args:
+            begun: of an epoch that is not at its end: the sums so far, and its seconds.
+        """
+        started = time.monotonic()
+        state = {**self._state(), "begun": begun}  # all processes have a part in it
+        if self.ranks.first:
+            keep_before(self.folder.state, self.folder.state_before)
+            save_checkpoint(self.folder.state, state)
+        self.saved_at = time.monotonic()
+        self.saving_took = self.saved_at - started
 
     def _ends_early(self) -> bool:
         """Whether what was asked for before the end of the schedule has come: all gates open, or no progress."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -16,7 +16,9 @@ from models.discriminator import MaskHistory, PatchDiscriminator
 from models.inference import SmearBatch, precision, predict
 from models.losses import AdversarialLoss, l1_loss, overlap_loss, verdict_loss
 from models.network import HEAD_KEYS, PRESETS, TIER_KEYS, TIERS, NetworkOutput, ThreeTierDCFNet
+from models.sync_norm import synchronise_norms
 from models.voices import weigh_voices
+from util.distributed import ALONE, Ranks
 
 LOSS_KEYS = ("loss_cls", "loss_L1", "loss_overlap", "loss_G_GAN", "loss_D")
 READY_DICE = 0.8  # a decoder that reaches this on masks it can be checked on is trusted on images without one
@@ -50,6 +52,7 @@ class TrainerSettings:
     warmup: int = 0
     ema: float = 0.0
     gates: str = "on"
+    sync_batchnorm: str = "no"
     seed: int = 0
 
     @property
@@ -106,7 +109,13 @@ class Evaluation:
 
 
 class EpochTotals:
-    """Sums over an epoch, kept on the device so that no step waits for the host."""
+    """Sums over an epoch, kept on the device so that no step waits for the host.
+
+    Attributes:
+        images: how many images the steps have learned from, in this process.
+    """
+
+    _SUMS = ("losses", "loss_weights", "right", "voices_right", "known", "shared", "areas")
 
     def __init__(self, device: torch.device) -> None:
         self.losses = torch.zeros(len(LOSS_KEYS), device=device, dtype=torch.float64)
@@ -135,6 +144,21 @@ class EpochTotals:
         true = batch.mask.bool().logical_and(batch.has_mask.view(-1, 1, 1, 1))
         self.shared += predicted.logical_and(true).sum()
         self.areas += predicted.sum() + true.sum()
+
+    def state(self, ranks: Ranks = ALONE) -> dict[str, Any]:
+        """The sums over all processes, as plain data and tensors; to be asked by all of them."""
+        sums = {name: ranks.sum(getattr(self, name).clone()).cpu() for name in self._SUMS}
+        images = torch.tensor(self.images, dtype=torch.float64, device=self.losses.device)
+        return {**sums, "images": int(ranks.sum(images))}
+
+    @classmethod
+    def of_state(cls, state: Mapping[str, Any], device: torch.device) -> EpochTotals:
+        """What ``state`` gave, to go on with."""
+        totals = cls(device)
+        for name in cls._SUMS:
+            setattr(totals, name, state[name].to(device))
+        totals.images = int(state["images"])
+        return totals
 
     def report(self, open_tiers: int) -> dict[str, Any]:
         """The epoch's means; heads that are not open yet are left out."""
@@ -186,6 +210,7 @@ class Trainer:
         any_masks: some image has a true mask; without one, decoder and discriminator rest.
         all_masks: every training image has one, which spares a wait on the device in each step.
         class_counts: training images labelled Healthy and Anemic, for balanced class weights.
+        ranks: the processes that train it together, each on its share of every batch.
     """
 
     def __init__(
@@ -198,14 +223,17 @@ class Trainer:
         any_masks: bool,
         all_masks: bool,
         class_counts: tuple[int, int] = (1, 1),
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.settings, self.device, self.samples = settings, device, samples
+        self.settings, self.device, self.samples, self.ranks = settings, device, samples, ranks
         self.any_masks, self.all_masks = any_masks, all_masks
         self.decoder_ready = False
         if not any_masks:
             network.rest_decoder()
         network.tunes_earlier = settings.earlier_lr > 0 or settings.gates == "off"
         network.learns_end_to_end = settings.gates == "off"
+        if settings.sync_batchnorm == "yes":
+            network = cast(ThreeTierDCFNet, synchronise_norms(network, ranks, device))
         self.network = network.to(device).to(memory_format=torch.channels_last)
         self.groups = parameter_groups(network, settings.weight_decay)
         self.optimizer = torch.optim.AdamW(
@@ -224,7 +252,22 @@ class Trainer:
         self.optimizer_discriminator = torch.optim.Adam(
             self.discriminator.parameters(), lr=settings.lr_discriminator, betas=(0.5, 0.999)
         )
-        self.history = MaskHistory(settings.pool_size, settings.seed)
+        self.history = MaskHistory(-(-settings.pool_size // ranks.world), settings.seed + ranks.rank)
+        self._learner = self._shared_learner()
+        if ranks.rank > 0:  # each process drops other features; the first one draws as a lone one does
+            torch.manual_seed(settings.seed + ranks.rank)
+
+    def _shared_learner(self) -> nn.Module:
+        """The network as a step calls it: of several processes, one whose gradients are the mean over all of them.
+
+        Made once, while every part may still learn; what is shut or frozen in a step is found to be unused.
+        """
+        if not self.ranks.several:
+            return self.network
+        device_ids = [self.device.index] if self.device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(
+            self.network, device_ids=device_ids, find_unused_parameters=True, gradient_as_bucket_view=True
+        )
 
     @property
     def judge(self) -> ThreeTierDCFNet:
@@ -271,14 +314,20 @@ class Trainer:
         return self.settings.tier_lr[tier] * warm * (self.settings.earlier_lr if earlier else 1.0)
 
     def train_epoch(
-        self, batches: Iterable[SmearBatch], epoch: int, after_step: Callable[[EpochTotals], None] | None = None
+        self,
+        batches: Iterable[SmearBatch],
+        epoch: int,
+        after_step: Callable[[EpochTotals], None] | None = None,
+        *,
+        begun: EpochTotals | None = None,
     ) -> dict[str, Any]:
-        """Train one epoch.
+        """Train one epoch, or what is left of it.
 
         Args:
             batches: of training images.
             epoch: 0-based; with the seed it fixes which images show their true mask to the binary stream.
             after_step: called after each step, for a progress bar.
+            begun: the sums over what this epoch has learned from before it was interrupted.
 
         Returns:
             Mean loss terms, accuracy by open head and pooled Dice.
@@ -287,17 +336,34 @@ class Trainer:
             FloatingPointError: a loss term is not finite; nothing was saved since the last epoch.
         """
         self.network.train()
-        totals = EpochTotals(self.device)
+        totals = begun or EpochTotals(self.device)
         shows_true = self._draw_true_masks(epoch)
         for batch in batches:
             self._step(batch, shows_true[batch.index], totals)
             if after_step is not None:
                 after_step(totals)
+        return self.report_of(totals)
+
+    def report_of(self, totals: EpochTotals) -> dict[str, Any]:
+        """Means over what all processes have learned from.
+
+        Raises:
+            FloatingPointError: a loss term is not finite.
+        """
+        if self.ranks.several:
+            totals = EpochTotals.of_state(totals.state(self.ranks), self.device)
         report = totals.report(self.network.open_tiers)
         wrong = [key for key in LOSS_KEYS if not math.isfinite(report[key])]
         if wrong:
             raise FloatingPointError(f"{', '.join(wrong)} is not finite")
         return report
+
+    def check_finite(self) -> None:
+        """Raise FloatingPointError unless every weight is finite: what is not must never be saved."""
+        for module in (self.network, self.discriminator):
+            tensors = [tensor for tensor in module.state_dict().values() if tensor.is_floating_point()]
+            if not bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all()):
+                raise FloatingPointError(f"a weight of {type(module).__name__} is not finite")
 
     def _draw_true_masks(self, epoch: int) -> Tensor:
         """(samples,) bool: whose true mask the binary stream sees in this epoch; depends on seed and epoch alone."""
@@ -308,14 +374,16 @@ class Trainer:
     def _step(self, batch: SmearBatch, shows_true: Tensor, totals: EpochTotals) -> None:
         see_given = torch.where(batch.has_mask, shows_true, torch.full_like(shows_true, self.uses_stand_in))
         with precision(self.device):
-            output = self.network(batch.rgb, batch.mask, see_given)
+            output = self._learner(batch.rgb, batch.mask, see_given)
         pairs = self._pairs(batch)
         rgb, true = batch.rgb[pairs], batch.mask[pairs]
         probability = output.mask_probability[pairs]
         judged = self.adversarial is not None and len(rgb) > 0
+        verdict_share, mask_share = self._shares(batch, len(rgb))
+        # Of several processes all must come to the discriminator's turn, also one whose share has no true mask.
         discriminator_loss = (
-            self._train_discriminator(rgb, true, probability.detach())
-            if judged
+            self._train_discriminator(rgb, true, probability.detach(), mask_share)
+            if judged or (self.adversarial is not None and self.ranks.several)
             else torch.zeros((), device=self.device)
         )
         losses = self._generator_losses(output, batch, rgb, true, probability, judged)
@@ -325,7 +393,11 @@ class Trainer:
             self.settings.lambda_overlap,
             self.settings.lambda_GAN,
         )
-        total = sum((w * loss for w, loss in zip(weights, losses, strict=True)), torch.zeros((), device=self.device))
+        shares = (verdict_share, mask_share, mask_share, mask_share)
+        terms = (w * share * loss for w, share, loss in zip(weights, shares, losses, strict=True))
+        total = sum(terms, torch.zeros((), device=self.device))
+        if self.ranks.several:  # every output is asked for its gradient, or the processes would wait for each other
+            total = total + 0.0 * output.mask_logit.float().sum()
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), LARGEST_GRADIENT)
@@ -334,6 +406,18 @@ class Trainer:
             self.average.update()
         shown = losses[0] / len(self.network.learning_voices)  # by voice, so that it does not rise as tiers open
         totals.add([shown, *losses[1:], discriminator_loss], output, batch)
+
+    def _shares(self, batch: SmearBatch, pairs: int) -> tuple[Tensor | float, Tensor | float]:
+        """What this process's mean verdict and mask losses weigh, so that all processes' mean is the whole batch's.
+
+        Each is a mean over the labelled images, or those with a true mask, of which the processes have unlike numbers.
+        """
+        if not self.ranks.several:
+            return 1.0, 1.0
+        own = torch.stack([self._say_in_verdict(batch.label).sum(), torch.tensor(float(pairs), device=self.device)])
+        whole = self.ranks.sum(own.clone())
+        verdict, mask = (own * self.ranks.world / torch.where(whole > 0, whole, torch.ones_like(whole))).unbind()
+        return verdict, mask
 
     def _pairs(self, batch: SmearBatch) -> Tensor | slice:
         """Which images of a batch have a true mask."""
@@ -374,16 +458,22 @@ class Trainer:
         self.discriminator.requires_grad_(True)
         return self.adversarial(scores.float(), real=True)
 
-    def _train_discriminator(self, rgb: Tensor, true: Tensor, generated: Tensor) -> Tensor:
+    def _train_discriminator(self, rgb: Tensor, true: Tensor, generated: Tensor, share: Tensor | float) -> Tensor:
+        self.optimizer_discriminator.zero_grad(set_to_none=True)
+        loss = torch.zeros((), device=self.device)
+        if len(rgb) > 0:
+            loss = self._discriminator_loss(rgb, true, generated)
+            (loss * (share / self.ranks.world)).backward()
+        self.ranks.add_gradients(self.discriminator)
+        self.optimizer_discriminator.step()
+        return loss.detach()
+
+    def _discriminator_loss(self, rgb: Tensor, true: Tensor, generated: Tensor) -> Tensor:
         assert self.adversarial is not None
         old_rgb, old_mask = self.history.exchange(rgb, generated)
         with precision(self.device):
             real, fake = self.discriminator(rgb, true), self.discriminator(old_rgb, old_mask)
-        loss = (self.adversarial(real.float(), real=True) + self.adversarial(fake.float(), real=False)) / 2
-        self.optimizer_discriminator.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer_discriminator.step()
-        return loss.detach()
+        return (self.adversarial(real.float(), real=True) + self.adversarial(fake.float(), real=False)) / 2
 
     def validate(self, batches: Iterable[SmearBatch]) -> Evaluation:
         """Judge the validation split and weigh the voices by it; the verdicts returned are those with the new weights.
@@ -406,6 +496,8 @@ class Trainer:
         Raises:
             FloatingPointError: a verdict is not finite.
         """
+        # Without synchronised norms each process has running statistics of its own; all judge by the first one's.
+        self.ranks.copy_from_first(self.judge.buffers())
         index, label, logits, voices = [], [], [], []
         shared, areas = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
         for prediction in predict(self.judge, batches, self.device, self.see_given):
@@ -418,12 +510,26 @@ class Trainer:
             predicted, true = (prediction.mask_probability > 0.5) & paired, batch.mask.bool() & paired
             shared += (predicted & true).sum()
             areas += predicted.sum() + true.sum()
-        if not index:
+        shared, areas = self.ranks.sum(shared), self.ranks.sum(areas)
+        judged: tuple[list[Tensor], ...] = (index, label, voices, logits)
+        if self.ranks.several:
+            judged = self._of_all_ranks(judged)
+        if not judged[0]:
             nothing = np.zeros((0, len(HEAD_KEYS)))
             return Evaluation(np.zeros(0, int), np.zeros(0, int), nothing, nothing, math.nan, None)
         dice = 2 * float(shared) / float(areas) if float(areas) else None
-        order, labels = torch.cat(index).cpu().numpy(), torch.cat(label).cpu().numpy()
-        return self._evaluation(order, labels, torch.cat(voices), torch.cat(logits), dice)
+        order, labels, said, verdicts = (torch.cat(parts) for parts in judged)
+        return self._evaluation(order.cpu().numpy(), labels.cpu().numpy(), said, verdicts, dice)
+
+    def _of_all_ranks(self, judged: Sequence[list[Tensor]]) -> tuple[list[Tensor], ...]:
+        """What all processes have judged, each image once, in the order in which a lone process would have."""
+        own = [torch.cat(parts).cpu() if parts else None for parts in judged]
+        given = [parts for parts in self.ranks.gather(own) if parts[0] is not None]
+        if not given:
+            return tuple([] for _ in judged)
+        whole = [torch.cat(parts) for parts in zip(*given, strict=True)]
+        order = whole[0].argsort(stable=True)
+        return tuple([part[order].to(self.device)] for part in whole)
 
     @staticmethod
     def _evaluation(
@@ -455,9 +561,13 @@ class Trainer:
         for network in {id(each): each for each in (self.network, self.judge)}.values():
             network.open(tier)
 
-    def state(self) -> dict[str, Any]:
-        """Everything that is needed to go on exactly, as plain data and tensors."""
+    def _own_state(self) -> dict[str, Any]:
+        """What each process has for itself: its draws, and the masks it shows the discriminator again."""
         cuda = [torch.cuda.get_rng_state(self.device)] if self.device.type == "cuda" else []
+        return {"cpu": torch.get_rng_state(), "cuda": cuda, "history": self.history.state()}
+
+    def state(self) -> dict[str, Any]:
+        """Everything that is needed to go on exactly, as plain data and tensors; to be asked by all processes."""
         return {
             "network": dict(self.network.state_dict()),
             "open_tiers": self.network.open_tiers,
@@ -467,8 +577,7 @@ class Trainer:
             "discriminator": dict(self.discriminator.state_dict()),
             "optimizer": self.optimizer.state_dict(),
             "optimizer_discriminator": self.optimizer_discriminator.state_dict(),
-            "history": self.history.state(),
-            "random": {"cpu": torch.get_rng_state(), "cuda": cuda},
+            "ranks": self.ranks.gather(self._own_state()),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -483,10 +592,15 @@ class Trainer:
         self.discriminator.load_state_dict(state["discriminator"])
         self.optimizer.load_state_dict(_optimizer_state(state["optimizer"]))
         self.optimizer_discriminator.load_state_dict(_optimizer_state(state["optimizer_discriminator"]))
-        self.history.load_state(state["history"], self.device)
-        torch.set_rng_state(state["random"]["cpu"])
-        if state["random"]["cuda"] and self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["random"]["cuda"][0], self.device)
+        if len(state["ranks"]) == self.ranks.world:
+            self._load_own_state(state["ranks"][self.ranks.rank])
+
+    def _load_own_state(self, own: dict[str, Any]) -> None:
+        """Restore what is this process's own; of another number of processes each begins it anew."""
+        self.history.load_state(own["history"], self.device)
+        torch.set_rng_state(own["cpu"])
+        if own["cuda"] and self.device.type == "cuda":
+            torch.cuda.set_rng_state(own["cuda"][0], self.device)
 
 
 def class_weights(rule: str, counts: tuple[int, int]) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 TRAIN, TEST, PREDICT = "train", "test", "predict"
 LABELLED = (TRAIN, TEST)  # those that read labels and masks
 JUDGING = (TEST, PREDICT)  # those that ask a trained network
+AUTO = "auto"
 LARGEST_SEED = 2**32 - 1  # numpy's legacy generator takes no larger one
 
 
@@ -56,6 +57,15 @@ def at_least(minimum: float, kind: type = int) -> Callable[[str], Any]:
     return parse
 
 
+def batch_size(text: str) -> int | str:
+    """Parse a number of images, or ``auto``."""
+    if text == AUTO:
+        return text
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise ValueError("must be a whole number of 1 or more, or auto")
+    return int(text)
+
+
 def fraction(text: str) -> float:
     """Parse a number from 0 to 1."""
     value = float(text)
@@ -95,6 +105,28 @@ def view_count(text: str) -> int:
     if value not in (1, 2, 4, 8):
         raise ValueError("must be 1, 2, 4 or 8")
     return value
+
+
+def operating_rule(text: str) -> str:
+    """Check a rule that says from which probability on an image is called Anemic; kept as text."""
+    name, _, number = text.partition("=")
+    try:
+        sound = text in ("half", "youden") or (name == "specificity" and 0 < float(number) < 1)
+    except ValueError:
+        sound = False
+    if not sound:
+        raise ValueError("must be half, youden or a specificity between 0 and 1 such as specificity=0.9")
+    return text
+
+
+def tested_runs(text: str) -> str:
+    """Check a list of runs to compare with, each with or without its weights: ``OTHER,SEG:best``; kept as text."""
+    for part in filter(None, text.split(",")):
+        name, colon, which = part.partition(":")
+        run_name(name)
+        if colon:
+            checkpoint_choice(which)
+    return text
 
 
 def seed_number(text: str) -> int:
@@ -155,6 +187,19 @@ def run_name(text: str) -> str:
     return text
 
 
+def port_number(text: str) -> int:
+    """Parse a port; 0 takes a free one."""
+    value = int(text)
+    if not 0 <= value <= 65535:
+        raise ValueError("must be a port from 0 to 65535")
+    return value
+
+
+def run_names(text: str) -> tuple[str, ...]:
+    """Parse names of runs."""
+    return tuple(run_name(part.strip()) for part in text.split(",")) if text else ()
+
+
 def checkpoint_choice(text: str) -> str:
     """Check ``latest``, ``best`` or an epoch number."""
     if text not in ("latest", "best") and not text.isdigit():
@@ -201,6 +246,13 @@ OPTIONS: tuple[Option, ...] = (
         _RUN,
     ),
     Option(
+        "compile",
+        False,
+        "let PyTorch compile the backbones and the mask decoder: quicker steps on a GPU after minutes of waiting.",
+        _RUN,
+        (TRAIN,),
+    ),
+    Option(
         "config", "", "options file of an earlier run (options.json); the command line goes over it.", _RUN, (TRAIN,)
     ),
     Option(
@@ -220,7 +272,14 @@ OPTIONS: tuple[Option, ...] = (
         spellings=("crop_size",),
         parse=at_least(64),
     ),
-    Option("batchSize", 32, "images in a batch.", _DATA, spellings=("batch_size",), parse=at_least(1)),
+    Option(
+        "batchSize",
+        32,
+        "images in a batch; in training also auto: the largest that the memory holds, found by taking steps.",
+        _DATA,
+        spellings=("batch_size",),
+        parse=batch_size,
+    ),
     Option(
         "severity_from",
         "auto",
@@ -524,6 +583,15 @@ OPTIONS: tuple[Option, ...] = (
         parse=below_one,
     ),
     Option(
+        "sync_batchnorm",
+        "no",
+        "of several processes (torchrun): yes takes the statistics of batch normalisation over all of a batch, no over "
+        "each process's share, which is faster.",
+        _SCHEDULE,
+        (TRAIN,),
+        choices=("no", "yes"),
+    ),
+    Option(
         "patience",
         0,
         "end the run once all tiers are open and validation has not improved for so many epochs; 0 never does.",
@@ -575,7 +643,19 @@ OPTIONS: tuple[Option, ...] = (
     Option("stop_when_open", False, "end the run as soon as the third gate has opened.", _GATE, (TRAIN,)),
     Option("continue_train", False, "go on from the last saved state of this run.", _SAVE, (TRAIN,)),
     Option(
-        "overwrite", False, "start anew in a name that already holds a run; what it held is removed.", _SAVE, (TRAIN,)
+        "overwrite",
+        False,
+        "start anew in a name that already holds a run, or where an unfinished prediction lies; what it held is removed.",
+        _SAVE,
+        (TRAIN, PREDICT),
+    ),
+    Option(
+        "continue_predict",
+        False,
+        "go on with a prediction that was interrupted: images that it has judged are not judged again. Without "
+        "anything to go on with it begins.",
+        _SAVE,
+        (PREDICT,),
     ),
     Option(
         "save_epoch_freq",
@@ -588,7 +668,8 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "save_seconds",
         30.0,
-        "save the latest weights and state after an epoch once so many seconds have passed; 0 is every epoch.",
+        "save the latest weights and state after an epoch, and the state in the middle of one, once so many seconds "
+        "have passed; 0 is after every epoch and never in the middle.",
         _SAVE,
         (TRAIN,),
         parse=at_least(0, float),
@@ -602,6 +683,23 @@ OPTIONS: tuple[Option, ...] = (
         spellings=("epoch",),
         parse=checkpoint_choice,
     ),
+    Option(
+        "ensemble",
+        (),
+        "further runs, such as RUN2,RUN3, that judge beside --name: chances and masks are averaged, and the report "
+        "shows how far the runs disagree. Each sees the images at the size that it was trained with.",
+        _TEST,
+        (PREDICT,),
+        parse=run_names,
+    ),
+    Option(
+        "serve",
+        False,
+        "open a page on this machine into which smears are dropped, instead of judging a folder.",
+        _TEST,
+        (PREDICT,),
+    ),
+    Option("port", 8098, "port of that page, at 127.0.0.1; 0 takes a free one.", _TEST, (PREDICT,), parse=port_number),
     Option(
         "binary_from",
         "predicted",
@@ -634,6 +732,24 @@ OPTIONS: tuple[Option, ...] = (
         _TEST,
         (TEST,),
         choices=("yes", "no"),
+    ),
+    Option(
+        "operating_point",
+        "youden",
+        "a second point, beside 0.5, from which Anemic begins: chosen on the validation images by Youden's index "
+        "(youden) or at a specificity there (specificity=0.9); half is 0.5 again. predictions.csv calls by 0.5 always.",
+        _TEST,
+        (TEST,),
+        parse=operating_rule,
+    ),
+    Option(
+        "compare",
+        "",
+        "test nothing; put the results of this run (--name, --which_epoch) and of others, such as OTHER,SEG:best, side "
+        "by side on the test images that all were tested on: results/NAME/compare_OTHERS/index.html.",
+        _TEST,
+        (TEST,),
+        parse=tested_runs,
     ),
     Option("resamples", 1000, "bootstrap resamples of the intervals.", _TEST, (TEST,), parse=at_least(100)),
     Option(
@@ -698,6 +814,13 @@ OPTIONS: tuple[Option, ...] = (
     Option("display_server", "http://localhost", "address of the visdom server.", _DISPLAY, (TRAIN,)),
     Option("display_port", 8097, "port of the visdom server.", _DISPLAY, (TRAIN,), parse=at_least(1)),
     Option("display_env", "main", "visdom environment.", _DISPLAY, (TRAIN,)),
+    Option(
+        "tensorboard",
+        False,
+        "write the live view for TensorBoard too, into the run's folder tensorboard/; needs the package tensorboard.",
+        _DISPLAY,
+        (TRAIN,),
+    ),
 )
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from options.definitions import Option, options_of
+from options.definitions import AUTO, Option, options_of
 from util.errors import UserError
 from util.files import atomic_write
 
@@ -118,7 +119,7 @@ def _add(group: argparse._ArgumentGroup, option: Option) -> None:
     if option.is_switch:
         group.add_argument(*flags, dest=option.name, action="store_true", default=None, help=text)
         return
-    default = "" if option.required or option.default == "" else f" (default: {_shown(option.default)})"
+    default = "" if option.required or option.default in ("", ()) else f" (default: {_shown(option.default)})"
     metavar = "{" + ",".join(option.choices) + "}" if option.choices else option.name.upper()
     group.add_argument(
         *flags,
@@ -177,6 +178,12 @@ def _check(options: Options) -> None:
         )
     if options.command == "train":
         _check_training(options)
+    elif options.batchSize == AUTO:
+        raise UserError(
+            "--batchSize auto is for training",
+            expected="a number of images",
+            remedy="leave --batchSize out, or give a number such as 16",
+        )
 
 
 def _check_training(options: Options) -> None:
@@ -204,6 +211,13 @@ def _check_training(options: Options) -> None:
             expected="a tier that starts from ImageNet weights",
             found=other,
             remedy="leave one of them out",
+        )
+    if options.distil_epochs and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(
+            f"--distil_epochs {options.distil_epochs} is for one process",
+            expected="a start without torchrun",
+            found=f"{os.environ['WORLD_SIZE']} processes",
+            remedy="distil in one process (--niter 1 --niter_decay 0), then start the others from it (--init_from)",
         )
     if options.gates == "off" and options.stop_when_open:
         raise UserError(
@@ -250,8 +264,10 @@ def parse_options(command: str, argv: Sequence[str], *, prog: str, description: 
     values = {option.name: option.default for option in options_of(command)}
     reloaded = _reloaded(command, given)
     named = {name: value for name, value in vars(given).items() if value is not None}
+    if command == "train" and given.continue_train and named.get("batchSize") == AUTO:
+        named.pop("batchSize")  # the run goes on with the number that it was begun with
     values |= reloaded | named
-    if not values["dataroot"]:
+    if not values["dataroot"] and not values.get("serve") and not values.get("compare"):
         raise UserError(
             "--dataroot is missing",
             expected="the folder of the smears, or the word synthetic",

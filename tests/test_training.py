@@ -45,14 +45,16 @@ class Batches:
         self.has_mask = torch.full((count,), paired) if isinstance(paired, bool) else torch.tensor(paired)
         self.batch = batch
 
-    def set_epoch(self, epoch):
-        pass
+        self.seen = 0
+
+    def set_epoch(self, epoch, seen=0):
+        self.seen = seen
 
     def __len__(self):
-        return -(-len(self.label) // self.batch)
+        return -(-(len(self.label) - self.seen) // self.batch)
 
     def __iter__(self):
-        for index in torch.arange(len(self.label)).split(self.batch):
+        for index in torch.arange(len(self.label))[self.seen :].split(self.batch):
             yield Batch(self.rgb[index], self.mask[index], self.has_mask[index], self.label[index], index)
 
 
@@ -450,9 +452,11 @@ def test_a_resumed_run_ends_with_the_bits_of_the_uninterrupted_one(tmp_path):
 
 
 def test_logs_of_an_epoch_that_was_not_saved_are_cut(tmp_path):
-    one = session(tmp_path, save_seconds=3600.0)
+    one = session(tmp_path)
+    run(one, stop_after=1)
+    one.save_seconds = 3600.0
     run(one, stop_after=3)  # the first epoch was saved, the second and third not yet
-    again = session(tmp_path, save_seconds=3600.0)
+    again = session(tmp_path)
     again.resume()
     assert again.done == 1
     assert [r["epoch"] for r in again.folder.history()] == [1]

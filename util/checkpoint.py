@@ -1,8 +1,11 @@
-"""Checkpoints as safetensors: tensors and plain metadata, never a pickle, never half-written."""
+"""Checkpoints as safetensors: tensors and plain metadata, never a pickle, never half-written, known when damaged."""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,7 @@ import torch
 from torch import Tensor
 
 from util.errors import UserError
-from util.files import atomic_write
+from util.files import atomic_write, unwritable
 
 FORMAT = "3TDCFNet"
 FORMAT_VERSION = 1
@@ -60,8 +63,50 @@ def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
     skeleton = flatten(content, tensors)
     # Tensors that share memory (tied weights, views) must be separate in the file.
     separate = {name: tensor.clone() for name, tensor in tensors.items()}
-    metadata = {"format": FORMAT, "version": str(FORMAT_VERSION), "content": json.dumps(skeleton)}
+    text = json.dumps(skeleton)
+    metadata = {
+        "format": FORMAT,
+        "version": str(FORMAT_VERSION),
+        "content": text,
+        "sha256": content_digest(text, separate),
+    }
     atomic_write(path, save(separate, metadata=metadata))
+
+
+def content_digest(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of a checkpoint's plain content and of its tensors' names and bytes, as hexadecimal digits.
+
+    safetensors knows a file that was cut short, but not one whose bytes have changed.
+    """
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def keep_before(path: Path, before: Path) -> None:
+    """Keep a file under a second name, at no moment without it under the first; where it is not there, do nothing.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    if not path.is_file():
+        return
+    link = before.with_name(f".{before.name}.link")
+    try:
+        link.unlink(missing_ok=True)
+        try:
+            os.link(path, link)
+        except OSError:  # a file system without hard links: for a moment the second name is all there is
+            os.replace(path, before)  # noqa: PTH105 - as below
+            return
+        os.replace(link, before)  # noqa: PTH105 - the plain call is the atomic one on every system
+    except OSError as error:
+        raise unwritable(before, error) from None
+    finally:
+        with contextlib.suppress(OSError):
+            link.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path) -> Any:
@@ -83,6 +128,9 @@ def load_checkpoint(path: Path) -> Any:
                 raise UserError(f"{path} is not a checkpoint of this project", expected=expected, remedy=remedy)
             _check_version(path, metadata)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        # Files of before the digest was written have none.
+        if "sha256" in metadata and metadata["sha256"] != content_digest(metadata["content"], tensors):
+            raise ValueError("its content is not what its checksum says")
         return unflatten(json.loads(metadata["content"]), tensors)
     except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
         found = _PICKLE if _looks_pickled(path) else f"a file that is damaged or something else ({error})"

@@ -49,12 +49,12 @@ def gate_line(row: Mapping[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def progress_bar(title: str, steps: int) -> Iterator[Callable[[Any], None]]:
-    """A bar on stderr over the steps of an epoch; gives the function to call after each.
+def progress_bar(title: str, steps: int, done: int = 0) -> Iterator[Callable[[Any], None]]:
+    """A bar on stderr over the steps of an epoch, of which some may be done; gives the function to call after each.
 
     Every tenth step it shows the mean verdict loss so far: reading it makes the host wait for the device.
     """
-    with tqdm(total=steps, desc=title, unit="batch", leave=False, dynamic_ncols=True) as bar:
+    with tqdm(total=steps, initial=done, desc=title, unit="batch", leave=False, dynamic_ncols=True) as bar:
 
         def after_step(totals: Any) -> None:
             bar.update()

@@ -8,6 +8,7 @@ import random
 import numpy as np
 import torch
 
+from util.distributed import local_rank
 from util.errors import UserError
 
 
@@ -21,27 +22,32 @@ def _present_gpus() -> str:
 def choose_device(gpu_ids: str) -> torch.device:
     """The device named by ``--gpu_ids``.
 
+    Of several processes that torchrun started each takes the GPU that stands at its place in the list.
+
     Raises:
-        UserError: that GPU is not there, or several were named.
+        UserError: that GPU is not there, or several were named for one process, or fewer than there are processes.
     """
     ids = [int(part) for part in gpu_ids.split(",")]
     if ids == [-1]:
         return torch.device("cpu")
-    if len(ids) > 1:
+    place, processes = local_rank(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if len(ids) != processes:
         raise UserError(
-            f"--gpu_ids {gpu_ids} names several GPUs",
-            expected="one GPU a run: training on several is not built yet",
-            remedy=f"use --gpu_ids {ids[0]}",
+            f"--gpu_ids {gpu_ids} names {len(ids)} {'GPU' if len(ids) == 1 else 'GPUs'} for {processes} "
+            f"{'process' if processes == 1 else 'processes'}",
+            expected="one process a GPU",
+            remedy=f"start with torchrun --standalone --nproc_per_node {len(ids)} 3TDCFNet_train.py ... --gpu_ids "
+            f"{gpu_ids}" + (f", or use --gpu_ids {ids[0]}" if processes == 1 else ""),
         )
-    if not torch.cuda.is_available() or ids[0] >= torch.cuda.device_count():
+    if not torch.cuda.is_available() or ids[place] >= torch.cuda.device_count():
         raise UserError(
-            f"--gpu_ids {gpu_ids}: there is no GPU {ids[0]} here",
+            f"--gpu_ids {gpu_ids}: there is no GPU {ids[place]} here",
             expected="a CUDA GPU of that number",
             found=_present_gpus(),
             remedy="use --gpu_ids -1 to run on the CPU",
         )
-    torch.cuda.set_device(ids[0])
-    return torch.device("cuda", ids[0])
+    torch.cuda.set_device(ids[place])
+    return torch.device("cuda", ids[place])
 
 
 def set_seed(seed: int, *, deterministic: bool) -> None:

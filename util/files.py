@@ -70,6 +70,21 @@ def atomic_write(path: Path, content: str | bytes, *, make_parents: bool = False
             temporary.unlink(missing_ok=True)
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Remove what ``atomic_write`` had begun in a folder when its process was killed.
+
+    Only for who is the folder's sole writer: another process may be at work on such a file.
+
+    Raises:
+        UserError: a file cannot be removed.
+    """
+    try:
+        for begun in folder.glob(f".*.{'[0-9a-f]' * 16}"):
+            begun.unlink(missing_ok=True)
+    except OSError as error:
+        raise unwritable(folder, error) from None
+
+
 def _write_new(path: Path, data: bytes) -> None:
     """Write a file that must not be there yet and wait until the disk has it."""
     with path.open("xb") as file:

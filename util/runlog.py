@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from util.errors import UserError
-from util.files import atomic_write, make_folder, unwritable
+from util.files import atomic_write, make_folder, remove_unfinished, unwritable
 
 LATEST, BEST = "latest", "best"
 BESIDE_SPLIT = ("fingerprints.npz", "colour_statistics.npz", "stain_reference.npz")  # of what the run learns from
@@ -42,6 +42,8 @@ class RunFolder:
         self.name = name
         self.folder = Path(checkpoints_dir) / name
         self.state = self.folder / "latest_state.safetensors"
+        self.state_before = self.folder / "before_state.safetensors"  # the one before, should that be damaged
+        self.starts = self.folder / "starts.jsonl"
         self.options = self.folder / "options.json"
         self.split = self.folder / "split.csv"
         self.gate_log = self.folder / "gate_log.csv"
@@ -55,7 +57,8 @@ class RunFolder:
         return self.folder / f"{which}_net_3TDCFNet.safetensors"
 
     def _own_files(self) -> list[Path]:
-        named = [self.state, self.options, self.split, self.gate_log, self.metrics, self.visdom_log, self.finished]
+        named = [self.state, self.state_before, self.starts, self.options, self.split]
+        named += [self.gate_log, self.metrics, self.visdom_log, self.finished]
         named += [self.folder / name for name in (*BESIDE_SPLIT, SEVERITY_HEAD)]
         return [path for path in [*named, *self.folder.glob("*_net_3TDCFNet.safetensors")] if path.is_file()]
 
@@ -65,12 +68,14 @@ class RunFolder:
         Raises:
             UserError: nothing to resume; the name already holds a run; the folder cannot be written.
         """
-        if resume and not self.state.is_file():
+        if resume and not (self.state.is_file() or self.state_before.is_file()):
             raise UserError(
                 f"--continue_train: there is no saved state at {self.state}",
                 remedy="train without --continue_train first, or check --name and --checkpoints_dir",
             )
         held = self._own_files() if self.folder.exists() else []
+        if self.starts in held and not any(path.name.endswith(".safetensors") for path in held):
+            held = []  # a run that was killed before it saved anything: there is nothing to lose
         if held and not (overwrite or resume or self.shipped.is_file()):
             go_on = "go on with it (--continue_train), " if self.state.is_file() else ""
             raise UserError(
@@ -81,12 +86,18 @@ class RunFolder:
             )
         make_folder(self.folder)
 
-    def begin(self) -> None:
+    def begin(self, *, resume: bool = False) -> None:
         """Make room for a new run: what an earlier one left is removed, what came with the toolkit is set aside.
+
+        Args:
+            resume: the run goes on, so all stays but what a killed save had begun.
 
         Raises:
             UserError: the folder cannot be renamed or made.
         """
+        remove_unfinished(self.folder)
+        if resume:
+            return
         if self.shipped.is_file():
             print(f"the weights that came with the toolkit are now at {self._set_aside()}", flush=True)
             make_folder(self.folder)
@@ -120,6 +131,10 @@ class RunFolder:
             if there
             else "train first (3TDCFNet_train.py), or check --name",
         )
+
+    def log_start(self, facts: Mapping[str, Any]) -> None:
+        """Append a start of the run, its first or one that goes on, to starts.jsonl."""
+        self._append(self.starts, json.dumps(plain(facts), allow_nan=False) + "\n")
 
     def log_epoch(self, record: Mapping[str, Any]) -> None:
         """Append one epoch's record to metrics.jsonl."""
