@@ -463,6 +463,46 @@ def test_logs_of_an_epoch_that_was_not_saved_are_cut(tmp_path):
     assert [r["epoch"] for r in again.folder.gate_rows()] == ["1"]
 
 
+def test_a_clock_that_is_set_back_changes_neither_saves_nor_seconds(tmp_path, monkeypatch):
+    clock = iter(2e9 - 1e8 * step for step in range(100_000))
+    monkeypatch.setattr("time.time", lambda: next(clock))
+    one = session(tmp_path, epochs=2)
+    run(one)
+    assert load_checkpoint(one.folder.state)["epoch"] == 2
+    assert all(0 <= record["seconds"] < 60 for record in one.folder.history())
+
+
+def test_a_state_is_saved_in_the_middle_of_an_epoch_when_it_is_time(tmp_path, monkeypatch):
+    one = session(tmp_path, save_seconds=10.0)
+    now = [0.0]
+    monkeypatch.setattr("models.session.time.monotonic", lambda: now[0])
+    seen = []
+    one.save_start()
+
+    def after(totals):
+        now[0] += 6.0
+        seen.append((totals.images, load_checkpoint(one.folder.state)["begun"]))
+
+    one.run_epoch(0, Batches(batch=2), Batches(seed=1), after)
+    saved = [begun and begun["totals"]["images"] for _, begun in seen]
+    assert saved == [None, None, 4, 4]  # of 2, 4, 6 and 8 images: at 12 seconds, and again at 24, after the last step
+    assert load_checkpoint(one.folder.state)["begun"]["totals"]["images"] == 8 and one.done == 1
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path):
+    one = session(tmp_path)
+    run(one, stop_after=1)
+    one.stop.note(15)
+
+    def after(totals):
+        one.trainer.discriminator.judge[0].weight.data[0] = math.nan
+
+    with pytest.raises(UserError, match="diverged in epoch 2") as error:
+        one.run_epoch(1, Batches(), Batches(seed=1), after)
+    assert "a weight of PatchDiscriminator is not finite (4 images into the epoch)" in str(error.value)
+    assert load_checkpoint(one.folder.state)["epoch"] == 1
+
+
 def test_a_gate_that_stops_ends_the_run_and_says_so(tmp_path, capsys):
     one = session(tmp_path, thresholds=(2.0, 2.0, 2.0))
     one.gate.settings = replace(one.gate.settings, on_budget="stop")
