@@ -23,9 +23,12 @@ def prepare(options: Options, device: Any, ranks: Any) -> tuple[Any, Any]:
     from models.building import build_session
     from models.grading import check_cells
     from util.console import starts_line
+    from util.live_tensorboard import require_tensorboard
     from util.provenance import start_facts
     from util.runlog import RunFolder
 
+    if options.tensorboard:
+        require_tensorboard()
     folder = RunFolder(options.checkpoints_dir, options.name)
     if ranks.first:
         folder.check(resume=options.continue_train, overwrite=options.overwrite)
@@ -51,17 +54,18 @@ def prepare(options: Options, device: Any, ranks: Any) -> tuple[Any, Any]:
 
 
 def open_view(options: Options, session: Any) -> Any:
-    """The live view in visdom; with --display_id 0, and in all processes but the first, it shows nothing."""
+    """The live view in visdom and TensorBoard, as asked for; its log is always written, by the first process."""
     from util.visualizer import Visualizer
 
-    folder, shown = session.folder, options.display_id if session.ranks.first else 0
+    folder, first = session.folder, session.ranks.first
     view = Visualizer(
-        shown,
+        options.display_id if first else 0,
         server=options.display_server,
         port=options.display_port,
         env=options.display_env,
         name=options.name,
-        log_path=folder.visdom_log if shown else None,
+        log_path=folder.visdom_log if first else None,
+        tensorboard=folder.folder / "tensorboard" if first and options.tensorboard else None,
     )
     view.restore(folder.history(), folder.gate_rows())
     return view
@@ -75,10 +79,9 @@ def run_epochs(options: Options, data: Any, session: Any, view: Any) -> None:
         with progress_bar(f"epoch {epoch + 1}", *session.steps_of(data.train)) as after_step:
             record, decision = session.run_epoch(epoch, data.train, data.val, after_step)
         print(epoch_line(record, session.trainer.settings.epochs), gate_line(decision.as_row()), sep="\n", flush=True)
-        if options.display_id:
-            view.plot_epoch(record)
-            view.mark_gate(decision.as_row())
-            view.show_images(*session.examples(data.val))
+        view.plot_epoch(record)
+        view.mark_gate(decision.as_row())
+        view.show_examples(session.examples)
 
 
 def train(options: Options, device: Any, ranks: Any) -> int:

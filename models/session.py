@@ -16,7 +16,7 @@ import torch
 
 from models.distillation import distil_starts
 from models.gate import LAST_TIER, STOP, Gate, GateDecision
-from models.inference import SmearBatch, predict
+from models.inference import SmearBatch
 from models.network import HEAD_KEYS, TIER_KEYS
 from models.trainer import EpochTotals, Evaluation, Trainer
 from util.checkpoint import keep_before, load_checkpoint, load_weights, save_checkpoint
@@ -231,20 +231,18 @@ class TrainingSession:
             atomic_write(self.folder.finished, json.dumps(plain(content), indent=1) + "\n")
         return not self.stopped
 
-    def examples(
-        self, batches: Iterable[SmearBatch], count: int = 8
-    ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
-        """The first images of a split with true and predicted masks, for the live view.
+    def examples(self) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+        """Validation images of the epoch that has just ended, with true and predicted masks, for the live view.
 
         Returns:
             smears (n, H, W, 3) uint8, true masks (n, H, W) bool or None where none has one, predicted (n, H, W) float.
         """
-        network, device = self.trainer.judge, self.trainer.device
-        first = next(iter(predict(network, batches, device, self.trainer.see_given)))
-        batch = first.batch
-        smears = (batch.rgb[:count].permute(0, 2, 3, 1) * 255).round().to(torch.uint8).cpu().numpy()
-        true = batch.mask[:count, 0].bool().cpu().numpy() if bool(batch.has_mask[:count].any()) else None
-        return smears, true, first.mask_probability[:count, 0].cpu().numpy()
+        shown = self.trainer.examples
+        if shown is None:
+            raise ValueError("nothing was validated yet")
+        smears = (shown.rgb.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).cpu().numpy()
+        true = shown.mask[:, 0].bool().cpu().numpy() if bool(shown.has_mask.any()) else None
+        return smears, true, shown.predicted[:, 0].cpu().numpy()
 
     def _learn(
         self,
@@ -325,6 +323,7 @@ class TrainingSession:
             "accuracy": {head: evaluation.accuracy(head) for head in heads},
             "own_accuracy": {tier: evaluation.own_accuracy(tier) for tier in heads[:-1]},
             "auroc": {head: evaluation.auroc(head) for head in heads},
+            "confusion": {head: evaluation.confusion(head) for head in heads},
             "dice": evaluation.dice,
         }
 

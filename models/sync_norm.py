@@ -59,7 +59,7 @@ class _SumOverRanks(torch.autograd.Function):
         return whole
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         whole = gradient.contiguous().clone()
         torch.distributed.all_reduce(whole)
         return whole

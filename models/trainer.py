@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from models.averaging import WeightAverage
 from models.discriminator import MaskHistory, PatchDiscriminator
-from models.inference import SmearBatch, precision, predict
+from models.inference import Prediction, SmearBatch, precision, predict
 from models.losses import AdversarialLoss, l1_loss, overlap_loss, verdict_loss
 from models.network import HEAD_KEYS, PRESETS, TIER_KEYS, TIERS, NetworkOutput, ThreeTierDCFNet
 from models.sync_norm import synchronise_norms
@@ -23,6 +23,7 @@ from util.distributed import ALONE, Ranks
 LOSS_KEYS = ("loss_cls", "loss_L1", "loss_overlap", "loss_G_GAN", "loss_D")
 READY_DICE = 0.8  # a decoder that reaches this on masks it can be checked on is trusted on images without one
 LARGEST_GRADIENT = 5.0
+SHOWN = 8  # validation images kept for the live view
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,12 @@ class Evaluation:
         """The same of what a tier says by itself, without the tiers before it."""
         return self._share_right(self.voices[:, TIER_KEYS.index(tier)])
 
+    def confusion(self, head: str) -> list[list[int]]:
+        """[[tn, fp], [fn, tp]] of a head over known labels, Anemic the positive class."""
+        known = self.label >= 0
+        true, said = self.label[known] > 0, self.logits[known, HEAD_KEYS.index(head)] > 0
+        return [[int(((true == t) & (said == s)).sum()) for s in (False, True)] for t in (False, True)]
+
     def _share_right(self, logit: np.ndarray) -> float:
         known = self.label >= 0
         return float(((logit[known] > 0) == self.label[known]).mean()) if known.any() else math.nan
@@ -106,6 +113,30 @@ class Evaluation:
         if len(np.unique(self.label[known])) < 2:
             return None
         return float(roc_auc_score(self.label[known], self.logits[known, HEAD_KEYS.index(head)]))
+
+
+@dataclass
+class Examples:
+    """Some validation images as they were last judged, for whoever watches.
+
+    Attributes:
+        rgb: (n, 3, H, W) in [0, 1].
+        mask: true masks (n, 1, H, W).
+        has_mask: (n,) bool.
+        predicted: (n, 1, H, W), probability.
+    """
+
+    rgb: Tensor
+    mask: Tensor
+    has_mask: Tensor
+    predicted: Tensor
+
+    @classmethod
+    def of(cls, prediction: Prediction, count: int) -> Examples:
+        """The first ``count`` images of a prediction; copies, so that the batch can go."""
+        batch = prediction.batch
+        kept = (batch.rgb, batch.mask, batch.has_mask, prediction.mask_probability)
+        return cls(*(tensor[:count].clone() for tensor in kept))
 
 
 class EpochTotals:
@@ -200,7 +231,7 @@ def parameter_groups(network: ThreeTierDCFNet, weight_decay: float) -> list[Para
 
 
 class Trainer:
-    """Trains the network's open tier, its mask decoder and the discriminator.
+    """Trains the network's open tiers, its mask decoder and the discriminator.
 
     Args:
         network: moved to the device here.
@@ -228,6 +259,7 @@ class Trainer:
         self.settings, self.device, self.samples, self.ranks = settings, device, samples, ranks
         self.any_masks, self.all_masks = any_masks, all_masks
         self.decoder_ready = False
+        self.examples: Examples | None = None
         if not any_masks:
             network.rest_decoder()
         network.tunes_earlier = settings.earlier_lr > 0 or settings.gates == "off"
@@ -500,8 +532,10 @@ class Trainer:
         self.ranks.copy_from_first(self.judge.buffers())
         index, label, logits, voices = [], [], [], []
         shared, areas = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
+        self.examples = None
         for prediction in predict(self.judge, batches, self.device, self.see_given):
             batch = prediction.batch
+            self.examples = self.examples or Examples.of(prediction, SHOWN)
             index.append(batch.index)
             label.append(batch.label)
             logits.append(prediction.logits)

@@ -1,71 +1,56 @@
-"""The live view of a training run in visdom: losses, accuracies, gate decisions and masks as they come.
+"""The live view of a training run: losses, accuracies, gate decisions, verdicts and masks as they come.
 
-The view is a courtesy and never a condition of training. Each pane is drawn by visdom's own offline client, written to
-a log that visdom can replay, and only then posted; what goes wrong on the way to the server costs one line on stderr
-and at most ``timeout`` seconds, after which only the log is kept.
+The view is a courtesy and never a condition of training. What it shows goes to visdom's offline log, to a visdom server
+and to TensorBoard, each where it is asked for. Drawing, writing and posting happen in threads of their own, and of each
+pane only the newest state waits: a server that is absent, slow, silent or dying takes no time from the training, and
+costs the user one line on stderr. The log goes on without it.
 """
 
 from __future__ import annotations
 
-import html
-import json
-import logging
-import math
 import sys
-import threading
-import warnings
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from util.errors import UserError
 from util.files import atomic_write
+from util.live_panes import Message, Panes, image_grid, number
+from util.live_worker import LatestWorker
 
-TIERS = ("tier1", "tier2", "tier3", "global")
-PANES = ("loss", "accuracy", "learning rate", "gate", "masks", "validation AUROC and Dice")
-MAX_SMEARS = 4  # a grid of four smears with two masks each costs about 0.2 s to encode
-MAX_SIDE = 256  # pixels; larger smears are thinned for the page
-_GAP = 4  # white pixels between the pictures of the grid
-# Okabe and Ito's palette: told apart by colour-blind readers too.
-_COLOURS = {
-    "tier1": (230, 159, 0),
-    "tier2": (86, 180, 233),
-    "tier3": (0, 158, 115),
-    "global": (0, 0, 0),
-    "Dice": (204, 121, 167),
-}
-_LOSS_COLOURS = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (230, 159, 0), (0, 0, 0))
-_MARKED = ("open", "forced", "stop")  # gate decisions that change something; "stay" does not
-_PLOT_SIZE = {"width": 480, "height": 360}  # pixels
+if TYPE_CHECKING:
+    from util.live_tensorboard import TensorBoardSink
 
-
-class Trace(NamedTuple):
-    """One line of a pane: its name in the legend, how it is drawn, and its finite points."""
-
-    name: str
-    points: list[tuple[float, float]]
-    colour: tuple[int, int, int]
-    dash: str = "solid"
+Drawing = Callable[[], Mapping[str, Message]]
+Examples = tuple[np.ndarray, np.ndarray | None, np.ndarray]
+FIRST_WINDOW = 1  # of a log that is kept without a live view
+TIMEOUT = 2.0  # seconds
+GREETING = 0.25  # seconds that the start waits for the server's first answer, to speak of trouble before epoch 1
+EXAMPLES_SHARE = 0.005  # of the run's time that may go into making pictures to show
+DISK_PATIENCE = 30.0  # seconds that the end waits for the log and the event files at most
 
 
 class Visualizer:
-    """Shows one training run in visdom, as windows ``display_id``, ``display_id + 1``, and so on (see ``PANES``).
+    """Shows one training run; in visdom as windows ``display_id``, ``display_id + 1``, ... (``live_panes.PANES``).
 
     Args:
-        display_id: number of the first window; 0 shows nothing and does not even import visdom.
+        display_id: number of the first window; 0 posts nothing, and does not import what posting needs.
         server: address of the visdom server, without its port.
         port: port of the visdom server.
         env: visdom environment that the windows belong to.
         name: the run's name, the first word of every pane's title.
-        log_path: file that keeps what every pane shows last, one line a pane, for ``visdom.Visdom().replay_log``; None
-            keeps no log. It is replaced by the first pane of this run.
-        timeout: seconds that one call may wait for the server before the view is switched off for the run.
+        log_path: file that keeps what every pane shows last, one line a pane, for scripts/visdom_replay.py; None keeps
+            no log. It is replaced by the first pane of this run.
+        timeout: seconds after which a call to the server has failed; only the end of the run waits as long.
+        tensorboard: folder for TensorBoard's event files; None writes none.
 
     Raises:
         UserError: ``display_id`` is negative. Nothing else is ever raised, here or by any method: what goes wrong with
-            visdom, its server or the log becomes a warning of one line on stderr, and is not tried again.
+            a server, the log or TensorBoard becomes a warning of one line on stderr, and is not tried again.
     """
 
     def __init__(
@@ -77,25 +62,38 @@ class Visualizer:
         env: str = "main",
         name: str = "SEG",
         log_path: Path | None,
-        timeout: float = 2.0,
+        timeout: float = TIMEOUT,
+        tensorboard: Path | None = None,
     ) -> None:
         if display_id < 0:
             raise UserError(f"--display_id {display_id}", expected="0 (no visdom) or a window number above 0")
-        self._display_id, self._env, self._name = display_id, env, name
-        self._log_path, self._timeout, self._port = log_path, timeout, port
+        self._panes = Panes(display_id or FIRST_WINDOW, env, name)
+        self._log_path, self._log_error, self._timeout = log_path, "", timeout
         self._address = f"{server if '://' in server else 'http://' + server}".rstrip("/") + f":{port}"
         self._epochs: list[Mapping[str, Any]] = []
         self._decisions: list[Mapping[str, Any]] = []
-        self._messages: dict[str, tuple[str, str]] = {}  # window -> endpoint and JSON that it shows last
-        self._client: Any = None
+        self._resumed_after = 0
+        self._kept: dict[str, Message] = {}  # window -> what it shows last; the scribe's alone
+        self._begun, self._spent_on_examples, self._last_cost = time.monotonic(), 0.0, 0.0
+        self._scribe: LatestWorker[Drawing] | None = None
+        self._sender: LatestWorker[Message] | None = None
+        self._events: _Events | None = None if tensorboard is None else _Events(tensorboard)
         self._session: Any = None
+        if display_id or log_path is not None:
+            self._scribe = LatestWorker("live view", self._write, at_once=True)
         if display_id:
-            self._start()
+            self._greet()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
 
     @property
     def live(self) -> bool:
-        """Whether panes still reach the server."""
-        return self._session is not None
+        """Whether panes still go to the server."""
+        return self._sender is not None and self._sender.error is None
 
     def restore(self, epochs: Iterable[Mapping[str, Any]], decisions: Iterable[Mapping[str, Any]] = ()) -> None:
         """Take up an earlier part of the run, so that a resumed run's panes start at its first epoch.
@@ -106,316 +104,263 @@ class Visualizer:
         """
         self._epochs[:0] = list(epochs)
         self._decisions[:0] = list(decisions)
+        if self._events is not None:
+            self._events.after = self._epoch() or 0
 
     def plot_epoch(self, record: Mapping[str, Any]) -> None:
-        """Draw the losses, accuracies and learning rate up to this epoch.
+        """Draw losses, accuracies, learning rate, AUROC and Dice up to this epoch, and its confusion matrix.
 
         Args:
             record: a line of metrics.jsonl: "epoch", "lr", "train", "val"; what is missing or not finite is left out.
         """
-        if not self._client:
-            return
         self._epochs.append(record)
-        self._show(self._draw_loss, self._draw_accuracy, self._draw_learning_rate, self._draw_quality)
+        self._show(epochs=self._epoch_drawing())
+        if self._events is not None:
+            self._events.offer(lambda sink: sink.plot_epoch(record))
 
     def mark_gate(self, record: Mapping[str, Any]) -> None:
-        """List a gate decision, and mark it in the accuracy pane unless the tier merely stays.
+        """List a gate decision, and mark it in the plots unless the tier merely stays.
 
         Args:
             record: "epoch", "tier", "decision" ("open", "stay", "forced" or "stop") and "reason".
         """
-        if not self._client:
-            return
         self._decisions.append(record)
-        marked = record.get("decision") in _MARKED
-        self._show(self._draw_gate, *([self._draw_accuracy] if marked else []))
+        decisions = list(self._decisions)
+        self._show(epochs=self._epoch_drawing(), gate=lambda: self._panes.gate_pane(decisions))
+        if self._events is not None:
+            self._events.offer(lambda sink: sink.mark_gate(record))
+
+    def show_examples(self, produce: Callable[[], Examples]) -> None:
+        """Show pictures that take time to make, as often as they take no more than ``EXAMPLES_SHARE`` of the run's.
+
+        Args:
+            produce: makes the arguments of ``show_images``; called at the first time, and then when time allows.
+        """
+        allowed = EXAMPLES_SHARE * (time.monotonic() - self._begun)
+        if not self._shows() or (self._last_cost and self._spent_on_examples + self._last_cost > allowed):
+            return
+        before = time.monotonic()
+        try:
+            examples = produce()
+        except Exception as error:  # noqa: BLE001 - the live view must not end a training run
+            self._give_up(error)
+            return
+        self.show_images(*examples)
+        self._last_cost = time.monotonic() - before
+        self._spent_on_examples += self._last_cost
 
     def show_images(self, smear: np.ndarray, true_mask: np.ndarray | None, predicted: np.ndarray) -> None:
         """Show smears beside their true mask, where there is one, and their predicted mask.
 
         Args:
-            smear: (B, H, W, 3) uint8 RGB; the first ``MAX_SMEARS`` are shown.
+            smear: (B, H, W, 3) uint8 RGB; the first ``live_panes.MAX_SMEARS`` are shown.
             true_mask: (B, H, W) of the cells, or None where there is no ground truth.
             predicted: (B, H, W) of the cells: probabilities in 0..1, or booleans, or integers (not 0 is cell).
         """
-        if not self._client:
+        if not self._shows():
             return
-        columns = "smear, predicted" if true_mask is None else "smear, true, predicted"
-        opts = {"title": f"{self._title('masks')} ({columns})"}
+        columns = "smear, predicted mask" if true_mask is None else "smear, true mask, predicted mask"
+        try:
+            grid = image_grid(smear, true_mask, predicted)  # here, because it copies what the caller may change
+        except Exception as error:  # noqa: BLE001 - the live view must not end a training run
+            self._give_up(error)
+            return
+        epoch = self._epoch()
+        self._show(masks=lambda: self._panes.picture_pane(grid, columns, epoch))
+        if self._events is not None:
+            self._events.offer(lambda sink: sink.show_grid(grid, columns, epoch or 0))
 
-        def draw() -> None:
-            grid = image_grid(smear, true_mask, predicted)
-            self._client.image(grid.transpose(2, 0, 1), win=self._window("masks"), opts=opts)
+    def show_cells(self, diameters_px: np.ndarray) -> None:
+        """Show the histogram of cell diameters.
 
-        self._show(draw)
+        Args:
+            diameters_px: any shape, in pixels; what is not finite is left out.
+        """
+        if not self._shows():
+            return
+        diameters = np.array(diameters_px, dtype=np.float64).ravel()
+        diameters, epoch = diameters[np.isfinite(diameters)], self._epoch()
+        self._show(cells=lambda: self._panes.cell_pane(diameters, epoch))
+        if self._events is not None and len(diameters):
+            self._events.offer(lambda sink: sink.show_cells(diameters, epoch or 0))
+
+    def flush(self, seconds: float) -> bool:
+        """Wait until all is drawn, written and posted; False where something is left after so many seconds."""
+        done = self._scribe is None or self._scribe.wait_idle(seconds)
+        return done and (self._sender is None or self._sender.wait_idle(seconds))
 
     def close(self) -> None:
-        """Let go of the server; the panes stay there and in the log. Safe to call twice."""
-        if self._session is not None:
-            self._session.close()
-        self._session = self._client = None
-
-    # starting and sending
-
-    def _start(self) -> None:
-        """Import visdom and ask the server for a sign of life, so that the user hears of trouble before epoch 1."""
-        logging.getLogger("visdom").setLevel(logging.CRITICAL)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                self._client = _recorder(self._env, self._messages)
-                import requests  # visdom's own dependency
-        except Exception as error:  # noqa: BLE001 - a broken visdom must not end a training run
+        """Finish the log and the event files; post what waits, for ``timeout`` seconds at most. Safe to call twice."""
+        if self._scribe is not None:
+            self._scribe.close(DISK_PATIENCE)
+        if self._events is not None:
+            self._events.close(DISK_PATIENCE)
+        delivered = self._sender is None or self._sender.close(self._timeout)
+        self._report_trouble()
+        if not delivered and self._sender is not None:
+            left, overtaken = self._sender.waiting + 1, self._sender.overtaken
             _warn(
-                f"visdom cannot be imported ({_one_line(error)}); training goes on without the live view and"
-                " its offline log, which visdom writes; to watch, install it first (pip install -r requirements.txt)"
+                f"visdom is slow at {self._address}: {left} panes were not posted in time at the end of training, and"
+                f" {overtaken} before gave way to newer ones; {self._where_the_log_is()}"
+            )
+        self._scribe = self._sender = self._events = None
+
+    # the threads' work
+
+    def _write(self, drawings: dict[str, Drawing]) -> None:
+        """Draw what was asked for, keep it in the log, and pass on what has changed. Runs in the scribe's thread."""
+        drawn = {window: message for draw in drawings.values() for window, message in draw().items()}
+        changed = {window: message for window, message in drawn.items() if self._kept.get(window) != message}
+        if not changed:
+            return
+        self._kept.update(changed)
+        self._keep_log()
+        if self._sender is not None:
+            self._sender.offer(changed)
+
+    def _keep_log(self) -> None:
+        """Write what every pane shows last: replaying the file gives the page, however long the run was."""
+        if self._log_path is None or self._log_error:
+            return
+        try:
+            self._log_path.parent.mkdir(parents=True, exist_ok=True)
+            atomic_write(self._log_path, "".join(message.log_line for message in self._kept.values()))
+        except (OSError, UserError) as error:
+            self._log_error = _one_line(error)
+
+    def _post(self, messages: dict[str, Message]) -> None:
+        """Post a pane to the server. Runs in the sender's thread.
+
+        Raises:
+            Exception: it did not arrive; the sender then ends.
+        """
+        for message in messages.values():
+            reply = self._session.post(
+                f"{self._address}/{message.endpoint}",
+                data=message.body,
+                timeout=self._timeout,
+                allow_redirects=False,
+            )
+            if reply.status_code != 200:
+                raise ConnectionError(f"HTTP status {reply.status_code}")
+
+    # the training's side
+
+    def _greet(self) -> None:
+        """Ask the server for a sign of life, and wait a moment for it, so that trouble is told before epoch 1."""
+        try:
+            import requests
+        except ImportError as error:
+            _warn(
+                f"visdom cannot be reached without its package requests ({_one_line(error)}); training goes on without"
+                f" the live view; to watch, install it first (pip install -r requirements.txt);"
+                f" {self._where_the_log_is()}"
             )
             return
         self._session = requests.Session()
         # A proxy that the environment names is for the world outside, not for a server on this machine.
         self._session.trust_env = not any(f"//{host}:" in self._address for host in ("localhost", "127.0.0.1", "[::1]"))
-        probe = json.dumps({"win": self._window("loss"), "eid": self._env})
-        self._send([("win_exists", probe)])
+        self._sender = LatestWorker("visdom", self._post, at_once=False)
+        self._sender.offer({"": self._panes.probe()})
+        self._sender.wait_idle(GREETING)
+        self._report_trouble()
 
-    def _show(self, *drawings: Callable[[], object]) -> None:
-        """Draw panes with visdom's offline client, keep them in the log, then post them."""
-        before = dict(self._messages)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                for draw in drawings:
-                    draw()
-        except Exception as error:  # noqa: BLE001 - the live view must not end a training run
-            _warn(f"the live view failed ({_one_line(error)}) and is off; training goes on without it")
-            self.close()
-            return
-        self._keep_log()
-        self._send([message for window, message in self._messages.items() if before.get(window) is not message])
+    def _shows(self) -> bool:
+        return self._scribe is not None or self._events is not None
 
-    def _keep_log(self) -> None:
-        """Write what every pane shows last: replaying the file gives the page, however long the run was."""
-        if self._log_path is None:
-            return
-        lines = [f"[{json.dumps(endpoint)}, {message}]\n" for endpoint, message in self._messages.values()]
-        try:
-            self._log_path.parent.mkdir(parents=True, exist_ok=True)
-            atomic_write(self._log_path, "".join(lines))
-        except (OSError, UserError) as error:
+    def _show(self, **drawings: Drawing) -> None:
+        self._report_trouble()
+        if self._scribe is not None:
+            self._scribe.offer(drawings)
+
+    def _epoch_drawing(self) -> Drawing:
+        epochs, decisions = list(self._epochs), list(self._decisions)
+        return lambda: self._panes.epoch_panes(epochs, decisions)
+
+    def _epoch(self) -> int | None:
+        """The last epoch drawn."""
+        epoch = number(self._epochs[-1], "epoch") if self._epochs else None
+        return None if epoch is None else int(epoch)
+
+    def _report_trouble(self) -> None:
+        """Say what has gone wrong in a thread, once. Only the training's thread speaks: lines must not mix."""
+        if self._log_error and self._log_path is not None:
             _warn(
-                f"visdom's offline log {self._log_path} cannot be written ({_one_line(error)});"
+                f"visdom's offline log {self._log_path} cannot be written ({self._log_error});"
                 " training goes on without it"
             )
             self._log_path = None
+        if self._events is not None and self._events.error is not None:
+            _warn(f"TensorBoard's files cannot be written ({_one_line(self._events.error)}); training goes on without")
+            self._events = None
+        if self._sender is not None and (error := self._sender_trouble()) is not None:
+            self._sender.close(0)
+            self._sender = None
+            _warn(
+                f"visdom is out of reach at {self._address} ({_reason(error, self._timeout)}); training goes on without"
+                " the live view; to watch, first start a server (bash scripts/visdom_server.sh --port"
+                f" {self._address.rpartition(':')[2]}); {self._where_the_log_is()}"
+            )
+        if self._scribe is not None and self._scribe.error is not None:
+            self._give_up(self._scribe.error)
 
-    def _send(self, messages: list[tuple[str, str]]) -> None:
-        """Post messages to the server; on any failure say so once and never try again in this run."""
-        session = self._session
-        if session is None or not messages:
-            return
+    def _sender_trouble(self) -> Exception | None:
+        """What ended the sender, or its being late.
 
-        def post() -> None:
-            for endpoint, message in messages:
-                reply = session.post(
-                    f"{self._address}/{endpoint}", data=message, timeout=self._timeout, allow_redirects=False
-                )
-                if reply.status_code != 200:
-                    raise ConnectionError(f"HTTP status {reply.status_code}")
+        The timeout of a socket counts from the last byte: a server that dribbles, or a slow name look-up, would pass
+        every one of those.
+        """
+        assert self._sender is not None
+        if self._sender.error is not None:
+            return self._sender.error
+        return TimeoutError() if self._sender.busy_for() > self._timeout else None
 
-        error = _error_within(self._timeout, post)
-        if error is not None:
-            self._session = None
-            _warn(self._farewell(error))
+    def _give_up(self, error: Exception) -> None:
+        """Switch the view off after a fault in drawing."""
+        _warn(f"the live view failed ({_one_line(error)}) and is off; training goes on without it")
+        for worker in (self._scribe, self._sender):
+            if worker is not None:
+                worker.close(0)
+        self._scribe = self._sender = None
 
-    def _farewell(self, error: Exception) -> str:
-        """The one line that says what is wrong, where, what it means, and what can be done."""
+    def _where_the_log_is(self) -> str:
         if self._log_path is None:
-            log = "no offline log is kept"
-        else:
-            log = f"the panes are kept in {self._log_path.absolute()} for visdom.Visdom(port={self._port}).replay_log"
-        return (
-            f"visdom is out of reach at {self._address} ({_reason(error, self._timeout)}); training goes on without the"
-            f" live view; to watch, first start a server (python -m visdom.server -port {self._port} -bind_local);"
-            f" {log}"
+            return "no offline log is kept"
+        return f"the panes are kept in {self._log_path.absolute()} for scripts/visdom_replay.py"
+
+
+class _Events:
+    """TensorBoard's sink behind a thread: encoding pictures and writing files are not the training's."""
+
+    def __init__(self, folder: Path) -> None:
+        self.after = 0  # last epoch of the part that is resumed
+        self._folder, self._count = folder, 0
+        self._sink: TensorBoardSink | None = None
+        self._worker: LatestWorker[Callable[[TensorBoardSink], None]] = LatestWorker(
+            "tensorboard", self._work, at_once=True
         )
 
-    # the panes
+    @property
+    def error(self) -> Exception | None:
+        return self._worker.error
 
-    def _window(self, pane: str) -> str:
-        return f"{self._display_id + PANES.index(pane)}"
+    def offer(self, write: Callable[[TensorBoardSink], None]) -> None:
+        """Hand over something to write; nothing overtakes it."""
+        self._count += 1
+        self._worker.offer({str(self._count): write})
 
-    def _title(self, pane: str) -> str:
-        return f"{self._name}: {pane}"
+    def close(self, seconds: float) -> None:
+        if self._count:
+            self.offer(lambda sink: sink.close())
+        self._worker.close(seconds)
 
-    def _series(self, *keys: str) -> list[tuple[float, float]]:
-        """The finite points (epoch, value) of one number of the records, found by its path of keys."""
-        points = ((_number(record, "epoch"), _number(record, *keys)) for record in self._epochs)
-        return [(epoch, value) for epoch, value in points if epoch is not None and value is not None]
+    def _work(self, writes: dict[str, Callable[[TensorBoardSink], None]]) -> None:
+        from util.live_tensorboard import TensorBoardSink
 
-    def _draw_loss(self) -> None:
-        names = dict.fromkeys(
-            key for record in self._epochs for key in _mapping(record, "train") if key.startswith("loss_")
-        )
-        traces = [
-            Trace(name.removeprefix("loss_"), self._series("train", name), _LOSS_COLOURS[index % len(_LOSS_COLOURS)])
-            for index, name in enumerate(names)
-        ]
-        traces.append(Trace("validation", self._series("val", "loss"), (0, 0, 0), "dash"))
-        self._draw_lines("loss", traces, "loss")
-
-    def _draw_accuracy(self) -> None:
-        traces = [
-            Trace(f"{part} {tier}", self._series(part, "accuracy", tier), _COLOURS[tier], dash)
-            for part, dash in (("train", "dot"), ("val", "solid"))
-            for tier in TIERS
-        ]
-        marks = [record for record in self._decisions if record.get("decision") in _MARKED]
-        self._draw_lines("accuracy", traces, "accuracy", _gate_layout(marks))
-
-    def _draw_learning_rate(self) -> None:
-        self._draw_lines("learning rate", [Trace("learning rate", self._series("lr"), (0, 0, 0))], "learning rate")
-
-    def _draw_quality(self) -> None:
-        traces = [Trace(f"AUROC {tier}", self._series("val", "auroc", tier), _COLOURS[tier]) for tier in TIERS]
-        traces.append(Trace("Dice", self._series("val", "dice"), _COLOURS["Dice"], "dash"))
-        self._draw_lines("validation AUROC and Dice", traces, "value")
-
-    def _draw_lines(self, pane: str, traces: list[Trace], ylabel: str, layout: dict[str, Any] | None = None) -> None:
-        """Draw the traces that have points as one pane, whole: a server that lost it gets it back at the next epoch."""
-        traces = [trace for trace in traces if trace.points]
-        if not traces:
-            return
-        points = np.array([point for trace in traces for point in trace.points], dtype=np.float64)
-        labels = np.repeat(np.arange(1, len(traces) + 1), [len(trace.points) for trace in traces])
-        opts = {
-            "title": self._title(pane),
-            "xlabel": "epoch",
-            "ylabel": ylabel,
-            "legend": [trace.name for trace in traces],
-            "mode": "lines+markers",
-            "markersize": 4,
-            "markerborderwidth": 0,
-            "linecolor": np.array([trace.colour for trace in traces]),
-            "markercolor": np.array([trace.colour for trace in traces]),
-            "dash": np.array([trace.dash for trace in traces]),
-            "layoutopts": {"plotly": layout or {}},
-            **_PLOT_SIZE,
-        }
-        self._client.scatter(points, labels, win=self._window(pane), opts=opts)
-
-    def _draw_gate(self) -> None:
-        table = gate_table(self._decisions)
-        self._client.text(table, win=self._window("gate"), opts={"title": self._title("gate"), **_PLOT_SIZE})
-
-
-def gate_table(decisions: Iterable[Mapping[str, Any]]) -> str:
-    """The gate's decisions as an HTML table, newest first; what the records say is escaped."""
-    columns = ("epoch", "tier", "decision", "reason")
-    head = "".join(f"<th>{column}</th>" for column in columns)
-    rows = [
-        "<tr>" + "".join(f"<td>{html.escape(str(record.get(column, '')))}</td>" for column in columns) + "</tr>"
-        for record in decisions
-    ]
-    style = "border-collapse: separate; border-spacing: 8px 0"
-    return f"<table style='{style}'><tr>{head}</tr>{''.join(reversed(rows))}</table>"
-
-
-def image_grid(smear: np.ndarray, true_mask: np.ndarray | None, predicted: np.ndarray) -> np.ndarray:
-    """Put smears and their masks side by side, a row for each smear.
-
-    Args:
-        smear: (B, H, W, 3) uint8.
-        true_mask: (B, H, W), or None.
-        predicted: (B, H, W); floats are probabilities in 0..1, of other types everything but 0 is cell.
-
-    Returns:
-        (rows, columns, 3) uint8 with white gaps; at most ``MAX_SMEARS`` rows of pictures of ``MAX_SIDE`` pixels.
-    """
-    masks = [_grey(mask[:MAX_SMEARS]) for mask in (true_mask, predicted) if mask is not None]
-    columns = [np.asarray(smear)[:MAX_SMEARS], *(np.repeat(mask[..., None], 3, axis=-1) for mask in masks)]
-    step = max(1, math.ceil(max(columns[0].shape[1:3]) / MAX_SIDE))
-    around = ((0, 0), (0, _GAP), (0, _GAP), (0, 0))
-    padded = [np.pad(column[:, ::step, ::step], around, constant_values=255) for column in columns]
-    rows = np.concatenate(padded, axis=2)
-    return np.ascontiguousarray(rows.reshape(-1, *rows.shape[2:]))
-
-
-def _grey(mask: np.ndarray) -> np.ndarray:
-    """A mask as uint8 0..255."""
-    mask = np.asarray(mask)
-    if mask.dtype.kind == "f":
-        return (np.clip(np.nan_to_num(mask), 0, 1) * 255).round().astype(np.uint8)
-    return (mask != 0).astype(np.uint8) * np.uint8(255)
-
-
-def _gate_layout(decisions: list[Mapping[str, Any]]) -> dict[str, Any]:
-    """Plotly's layout for a dotted upright line with a word at every marked decision."""
-    shapes, annotations = [], []
-    for record in decisions:
-        epoch = _number({"epoch": _unquoted(record.get("epoch"))}, "epoch")
-        if epoch is None:
-            continue
-        word = html.escape(f"tier {record.get('tier', '?')}: {record['decision']}")
-        place = {"xref": "x", "yref": "paper"}
-        line = {"color": "grey", "width": 1, "dash": "dot"}
-        shapes.append({"type": "line", **place, "x0": epoch, "x1": epoch, "y0": 0, "y1": 1, "line": line})
-        # Upright and beside the line: gates may open within a few epochs of each other.
-        turned = {"textangle": -90, "xanchor": "right", "yanchor": "bottom", "showarrow": False}
-        annotations.append({**place, **turned, "x": epoch, "y": 0, "text": word})
-    return {"shapes": shapes, "annotations": annotations} if shapes else {}
-
-
-def _mapping(record: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    part = record.get(key)
-    return part if isinstance(part, Mapping) else {}
-
-
-def _number(record: Mapping[str, Any], *keys: str) -> float | None:
-    """The finite number under a path of keys, or None: infinity breaks the page's JSON."""
-    value: Any = record
-    for key in keys:
-        value = value.get(key) if isinstance(value, Mapping) else None
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
-        return None
-    return float(value) if math.isfinite(value) else None
-
-
-def _unquoted(value: Any) -> Any:
-    """A whole number for its digits: records that come back from gate_log.csv are all text."""
-    return int(value) if isinstance(value, str) and value.isdecimal() else value
-
-
-def _recorder(env: str, messages: dict[str, tuple[str, str]]) -> Any:
-    """Visdom's client in its offline mode: it draws, and what it would log goes to ``messages`` under its window."""
-    import visdom
-
-    class Recorder(visdom.Visdom):
-        def _log(self, msg: dict[str, Any], endpoint: str) -> None:
-            messages[msg["win"]] = (endpoint, json.dumps(msg, allow_nan=False))
-
-    client: Any = Recorder  # visdom's stubs do not know `offline`
-    return client(env=env, offline=True, log_to_filename="", use_incoming_socket=False, raise_exceptions=True)
-
-
-def _error_within(seconds: float, job: Callable[[], None]) -> Exception | None:
-    """Run a job and return its error, or a TimeoutError once the seconds are over.
-
-    A thread, because the timeout of a socket counts from the last byte: a server that dribbles, or a slow name look-up,
-    would pass every one of those and still hold up the training. A late job is left to die with the process.
-    """
-    errors: list[Exception] = []
-
-    def work() -> None:
-        try:
-            job()
-        except Exception as error:  # noqa: BLE001 - handed to the caller
-            errors.append(error)
-
-    thread = threading.Thread(target=work, name="visdom", daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if thread.is_alive():
-        return TimeoutError()
-    return errors[0] if errors else None
+        if self._sink is None:
+            self._sink = TensorBoardSink(self._folder, self.after)
+        for write in writes.values():
+            write(self._sink)
 
 
 def _reason(error: Exception, timeout: float) -> str:
