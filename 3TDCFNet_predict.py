@@ -4,56 +4,93 @@
 Examples:
     python 3TDCFNet_predict.py --dataroot smears --name SEG --gpu_ids 0
     python 3TDCFNet_predict.py --dataroot 'smears/2024-*/*.tif' --name SEG --gpu_ids -1 --um_per_px 0.08
+    python 3TDCFNet_predict.py --dataroot smears --name SEG --gpu_ids -1 --continue_predict
     python 3TDCFNet_predict.py --dataroot smear.png --name SEG --gpu_ids -1 --cells no
+    python 3TDCFNet_predict.py --serve --name SEG --gpu_ids -1
 
-Images are PNG, JPEG, BMP or TIFF. Where the folder is a data root of a known layout its masks and labels are left
-unread. Files that cannot be read are skipped and named at the end; the exit status is then 1, of a bad call 2.
+Images are PNG, JPEG, BMP or TIFF; every page of a TIFF file is an image. Where the folder is a data root of a known
+layout its masks and labels are left unread. Files that cannot be read are skipped and named at the end; the exit status
+is then 1, of a bad call 2. --serve takes no --dataroot: it opens a page on this machine into which smears are dropped.
 """
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from options import describe, parse_options
 from util.errors import run_door
+
+if TYPE_CHECKING:
+    from models.judges import Panel
 
 EXIT_SKIPPED = 1
 
 
 def main() -> int:
-    """Parse, find the images, load the network, judge them, write the page."""
+    """Parse, load the networks, and judge: images of a folder, or those that a page is given."""
     options = parse_options("predict", sys.argv[1:], prog="3TDCFNet_predict.py", description=__doc__)
     print(describe(options), flush=True)
 
+    from models.judges import load_panel
+    from util.device import choose_device, set_seed
+    from util.memory import keep_freed_memory, out_of_memory_told
+    from util.runlog import RunFolder
+
+    keep_freed_memory()
+    device = choose_device(options.gpu_ids)
+    set_seed(options.seed, deterministic=options.deterministic)
+    folders = [RunFolder(options.checkpoints_dir, name) for name in (options.name, *options.ensemble)]
+    panel = load_panel(folders, options, device)
+    with out_of_memory_told(options.batchSize):
+        return (serve if options.serve else predict)(options, panel, device)
+
+
+def predict(options: Any, panel: Panel, device: Any) -> int:
+    """Find the images, judge them, write the page."""
     from data.unlabelled import SmearStream, smears_of
     from models.cell_stage import cell_stage
     from models.predicting import PredictRun, skipped_error
-    from models.saved import load_network
-    from util.device import choose_device, set_seed
     from util.files import make_folder
-    from util.runlog import RunFolder
+    from util.lock import sole_writer
 
-    device = choose_device(options.gpu_ids)
-    set_seed(options.seed, deterministic=options.deterministic)
-    folder = RunFolder(options.checkpoints_dir, options.name)
-    saved = load_network(folder.weights_or_error(options.which_epoch))
-    saved.check_sizes(options.loadSize, options.fineSize)
-    results = Path(options.results_dir) / options.name / f"predict_{options.which_epoch}"
+    together = "_ensemble" if options.ensemble else ""
+    results = Path(options.results_dir) / options.name / f"predict_{options.which_epoch}{together}"
     found = smears_of(options, results)
     print(found.summary(), *found.notes, sep="\n", flush=True)
-    make_folder(results)
-    cells = cell_stage(options, device, results, folder.folder)
-    run = PredictRun(saved, device, results, options, cells=cells)
-    otsu = saved.masks_from == "otsu"
-    smears = SmearStream(found, options.loadSize, options.batchSize, otsu=otsu, workers=options.num_workers or None)
-    run.judge(smears)
-    page = run.write_report(smears, found.facts())
+    with sole_writer(results, remedy="wait until it is done, or write elsewhere (--results_dir)"):
+        make_folder(results)
+        cells = cell_stage(options, device, results, Path(options.checkpoints_dir) / options.name)
+        run = PredictRun(panel, device, results, options, cells=cells)
+        workers = options.num_workers or None
+        smears = SmearStream(found, panel.load_sizes, options.batchSize, otsu=panel.by_otsu, workers=workers)
+        run.judge(smears, str(found.root))
+        page = run.write_report(smears, found.facts())
     print(f"report: {page.resolve()}")
     error = skipped_error(smears.skipped, len(run.tally.rows))
     if error:
         print(f"error: {error}", file=sys.stderr)
     return EXIT_SKIPPED if error else 0
+
+
+def serve(options: Any, panel: Panel, device: Any) -> int:
+    """Open the page and judge what it is given until interrupted."""
+    from data.images import decode_rgb, otsu_mask
+    from data.unlabelled import batches_of
+    from models.serving import Desk
+    from util.serve import MOST_PIXELS, serve_page
+
+    desk = Desk(
+        panel,
+        options,
+        device,
+        decode=lambda content: decode_rgb(content, "the file", most_pixels=MOST_PIXELS),
+        batches=lambda rgb: batches_of(rgb, panel.load_sizes, device),
+        otsu=otsu_mask,
+    )
+    serve_page(desk.judge, desk.facts(), port=options.port)
+    return 0
 
 
 if __name__ == "__main__":

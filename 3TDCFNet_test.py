@@ -3,28 +3,44 @@
 
 Example:
     python 3TDCFNet_test.py --dataroot AneRBC-II --name SEG --gpu_ids 0 --display_id 0 --loadSize 300 --fineSize 300
+    python 3TDCFNet_test.py --name SEG --compare OTHER
 """
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from options import describe, parse_options
 from util.errors import run_door
 
+FOLDER_LENGTH = 200  # of a comparison's folder: file systems allow 255 bytes
 
-def main() -> int:
-    """Parse, load the network, judge every image of the split, write the report."""
-    options = parse_options("test", sys.argv[1:], prog="3TDCFNet_test.py", description=__doc__)
-    print(describe(options), flush=True)
 
+def compare_runs(options: Any) -> int:
+    """Put what earlier tests have written side by side."""
+    from util.compare_page import write_comparison
+    from util.compare_runs import compare, read_run, results_folder
+
+    results, others = Path(options.results_dir), [part for part in options.compare.split(",") if part]
+    runs = [read_run(name, results_folder(results, name, options.which_epoch)) for name in (options.name, *others)]
+    comparison = compare(runs, resamples=options.resamples, seed=options.seed)
+    folder = results / options.name / f"compare_{'+'.join(others).replace(':', '@')}"[:FOLDER_LENGTH]
+    print(f"comparison: {write_comparison(folder, comparison).resolve()}")
+    return 0
+
+
+def test_run(options: Any) -> int:
+    """Load the network, judge every image of the split, write the report."""
     from data.runs import load_test_data
     from models.cell_stage import cell_stage
     from models.saved import load_network
     from models.testing import TestRun
     from util.device import choose_device, set_seed
     from util.files import make_folder
+    from util.lock import sole_writer
+    from util.memory import keep_freed_memory, out_of_memory_told
     from util.runlog import RunFolder
 
     device = choose_device(options.gpu_ids)
@@ -32,7 +48,7 @@ def main() -> int:
     folder = RunFolder(options.checkpoints_dir, options.name)
     saved = load_network(folder.weights_or_error(options.which_epoch))
     saved.check_sizes(options.loadSize, options.fineSize)
-    results = make_folder(Path(options.results_dir) / options.name / f"test_{options.which_epoch}")
+    results = Path(options.results_dir) / options.name / f"test_{options.which_epoch}"
     binary_sees = "gt" if options.binary_from == "gt" else saved.binary_sees
     data = load_test_data(
         options,
@@ -41,13 +57,23 @@ def main() -> int:
         binary_sees=binary_sees,
         split_digest=saved.facts["data"].get("split_digest"),
     )
-    cells = cell_stage(options, device, results, folder.folder)
-    run = TestRun(saved, device, results, options, folder, binary_sees=binary_sees, cells=cells)
-    for side in options.splits:
-        run.judge(side, data)
-    page = run.write_report(data)
+    keep_freed_memory()
+    remedy = "wait for it or stop it, or choose another --results_dir"
+    with sole_writer(results, remedy=remedy), out_of_memory_told(options.batchSize):
+        cells = cell_stage(options, device, make_folder(results), folder.folder)
+        run = TestRun(saved, device, results, options, folder, binary_sees=binary_sees, cells=cells)
+        for side in options.splits:
+            run.judge(side, data)
+        page = run.write_report(data)
     print(f"report: {page.resolve()}")
     return 0
+
+
+def main() -> int:
+    """Parse, and test a run or compare what tests have written."""
+    options = parse_options("test", sys.argv[1:], prog="3TDCFNet_test.py", description=__doc__)
+    print(describe(options), flush=True)
+    return compare_runs(options) if options.compare else test_run(options)
 
 
 if __name__ == "__main__":

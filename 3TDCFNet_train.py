@@ -20,7 +20,7 @@ from util.errors import run_door
 def prepare(options: Options, device: Any, ranks: Any) -> tuple[Any, Any]:
     """Read the data, build the session and settle the run's folder; returns both."""
     from data.runs import load_training_data
-    from models.building import build_session
+    from models.building import batch_chooser, build_session
     from models.grading import check_cells
     from util.console import starts_line
     from util.live_tensorboard import require_tensorboard
@@ -34,7 +34,7 @@ def prepare(options: Options, device: Any, ranks: Any) -> tuple[Any, Any]:
         folder.check(resume=options.continue_train, overwrite=options.overwrite)
     check_cells(options, device)
     with ranks.first_before_others():
-        data = load_training_data(options, device, folder.split, ranks)
+        data = load_training_data(options, device, folder.split, ranks, batch_chooser(options, device, ranks))
     masks = {"any_masks": data.any_masks, "all_masks": data.all_masks}
     counts = {"samples": len(data.smears), "class_counts": data.class_counts}
     session = build_session(options, device, folder, data.facts, **masks, **counts, ranks=ranks)
@@ -84,14 +84,27 @@ def run_epochs(options: Options, data: Any, session: Any, view: Any) -> None:
         view.show_examples(session.examples)
 
 
-def train(options: Options, device: Any, ranks: Any) -> int:
-    """Prepare, train to the end or until asked to stop, and learn the severity; returns the exit status."""
+def learn_from_the_end(options: Options, data: Any, session: Any, device: Any) -> None:
+    """After the last epoch: the severity from the cells, and what the training images are like to the network."""
     from models.grading import learn_severity_of_run
+    from models.novelty import learn
+    from util.runlog import BEST, LATEST
+
+    learn_severity_of_run(options, data, session.folder, device)
+    for weights in map(session.folder.weights, (LATEST, BEST)):
+        if weights.is_file():
+            learn(weights, *data.whole(device), device)
+
+
+def train(options: Options, device: Any, ranks: Any) -> int:
+    """Prepare, train to the end or until asked to stop, and learn what the end allows; returns the exit status."""
     from util.interrupts import StopAsked, stop_requests
+    from util.memory import out_of_memory_told
 
     data, session = prepare(options, device, ranks)
     view, begun = open_view(options, session), time.perf_counter()
-    with stop_requests() as session.stop:
+    ways = {"kept": "go on with --continue_train", "smaller": "--preset small or a smaller --fineSize in a new run"}
+    with stop_requests() as session.stop, out_of_memory_told(options.batchSize, **ways):
         try:
             run_epochs(options, data, session, view)
         except StopAsked:
@@ -102,7 +115,7 @@ def train(options: Options, device: Any, ranks: Any) -> int:
     if not session.finish(time.perf_counter() - begun):
         return 3
     if ranks.first:
-        learn_severity_of_run(options, data, session.folder, device)
+        learn_from_the_end(options, data, session, device)
     return 0
 
 
@@ -114,7 +127,9 @@ def main() -> int:
     from util.device import choose_device, set_seed
     from util.distributed import join_ranks
     from util.lock import sole_writer
+    from util.memory import keep_freed_memory
 
+    keep_freed_memory()
     device = choose_device(options.gpu_ids)
     with join_ranks(device) as ranks, ranks.only_first_speaks():
         print(describe(options), flush=True)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from data.colour import colour_statistics, feature_names, held_out
+from data.colour import ColourScore, colour_statistics, feature_names, held_out
 from data.loader import DecodedSmears
 from data.records import CLASS_NAMES, SmearRecord
 from util.arrays import damaged, read_arrays, write_arrays
@@ -76,8 +76,8 @@ def read_colours(path: Path) -> ColourRecord | None:
 
 def score_colours(
     record: ColourRecord, smears: DecodedSmears, records: Sequence[SmearRecord], groups: Sequence[str], seed: int
-) -> dict[str, Any] | None:
-    """Score the colour classifier, fitted on the training images, on others.
+) -> ColourScore | None:
+    """Judge others by the colour classifier, fitted on the training images.
 
     Args:
         record: of the training images.
@@ -87,11 +87,12 @@ def score_colours(
         seed: of the forest and the intervals.
 
     Returns:
-        ``classification_metrics`` of the labelled images; None where there is none, or the run learned one class only.
+        Chances of Anemic and metrics of the labelled images; None where there is none, or the run learned one class
+        only.
     """
     known = [index for index, smear in enumerate(records) if smear.label is not None]
     if not known or len(set(record.labels.tolist())) < len(CLASS_NAMES):
         return None
     tested = ColourRecord.of(smears)
     chosen = [groups[index] for index in known]
-    return held_out(record.features, record.labels, tested.features, tested.labels, chosen, seed=seed).metrics
+    return held_out(record.features, record.labels, tested.features, tested.labels, chosen, seed=seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import struct
 import zlib
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from util.errors import UserError
 
 MASK_THRESHOLD = 128
 MAX_PIXELS = 100_000_000
+MAX_PAGES = 10_000  # of a TIFF file
 
 FAMILY_OF_SUFFIX = {
     ".png": "PNG",
@@ -64,7 +66,7 @@ _BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 Result = TypeVar("Result")
 
 
-def read_rgb(path: str | Path) -> npt.NDArray[np.uint8]:
+def read_rgb(path: str | Path, *, page: int | None = None) -> npt.NDArray[np.uint8]:
     """Read one image as RGB, upright (EXIF orientation applied).
 
     Transparency is laid over white, palettes and grey levels become RGB, and 16-bit grey is scaled from 0..65535 to
@@ -72,14 +74,56 @@ def read_rgb(path: str | Path) -> npt.NDArray[np.uint8]:
 
     Args:
         path: a PNG, JPEG, BMP or TIFF file whose extension says the same as its content.
+        page: which page of a TIFF file, from 1; None takes files of one page only.
 
     Returns:
         uint8 array of shape (H, W, 3).
 
     Raises:
-        UserError: the file is missing, damaged, of another format, empty or larger than 100 megapixels.
+        UserError: the file is missing, damaged, of another format, empty or larger than 100 megapixels, or has no such
+            page, or several where none is named.
     """
-    return np.array(_with_image(Path(path), _to_rgb), dtype=np.uint8)
+    return np.array(_with_image(Path(path), _to_rgb, page), dtype=np.uint8)
+
+
+def decode_rgb(content: bytes, name: str, *, most_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
+    """Decode an image that is not in a file, as ``read_rgb`` does; of several pages the first.
+
+    Args:
+        content: a whole PNG, JPEG, BMP or TIFF file.
+        name: what an error calls it.
+        most_pixels: larger ones are refused by their header.
+
+    Returns:
+        uint8 array of shape (H, W, 3).
+
+    Raises:
+        UserError: as ``read_rgb``.
+    """
+    try:
+        with Image.open(io.BytesIO(content), formats=_DECODERS) as image:
+            _check_pixels(image, name, most_pixels)
+            return np.array(_to_rgb(image, Path(name)), dtype=np.uint8)
+    except _BOMB as error:
+        raise _too_large(name, str(error), most_pixels) from error
+    except UnidentifiedImageError as error:
+        raise UserError(
+            f"{name}: not an image that can be read",
+            expected=ACCEPTED,
+            found=_looks_like(content[:64]),
+            remedy="convert the image to PNG",
+        ) from error
+    except _DAMAGED as error:
+        raise _cannot_be_decoded(name, ACCEPTED, error, "save or export the image again") from error
+
+
+def page_count(path: str | Path) -> int:
+    """Count the images that a file holds; above 1 in TIFF files only.
+
+    Raises:
+        UserError: as ``read_rgb``, but damage behind the headers is not seen.
+    """
+    return _with_image(Path(path), lambda image, _: _pages_of(image), 1)
 
 
 def read_mask(path: str | Path, *, dark: bool) -> npt.NDArray[np.bool_]:
@@ -114,7 +158,7 @@ def read_smear(record: SmearRecord) -> npt.NDArray[np.uint8]:
     Raises:
         UserError: as ``read_rgb``, or a side-by-side file of odd width.
     """
-    rgb = read_rgb(record.image)
+    rgb = read_rgb(record.image, page=record.page)
     return rgb[:, : _half(rgb.shape[1], record)] if record.side_by_side else rgb
 
 
@@ -197,25 +241,30 @@ def otsu_mask(rgb: npt.NDArray[np.uint8], *, channel: Literal["mean", "green"] =
     return np.asarray(binary_fill_holes(levels <= threshold_otsu(levels)), dtype=bool)
 
 
-def _with_image(path: Path, use: Callable[[Image.Image, Path], Result]) -> Result:
+def _with_image(path: Path, use: Callable[[Image.Image, Path], Result], page: int | None = None) -> Result:
     """Open ``path``, check its header and hand it to ``use``; whatever goes wrong becomes a UserError."""
     family = _expected_family(path)
     _check_file(path)
     try:
         with Image.open(path, formats=_DECODERS) as image:
-            _check_header(image, family, path)
+            _check_header(image, family, path, page)
             return use(image, path)
     except _BOMB as error:
         raise _too_large(path, str(error)) from error
     except UnidentifiedImageError as error:
         raise _wrong_content(path, family, _sniff(path)) from error
     except _DAMAGED as error:
-        raise UserError(
-            f"{path}: the image cannot be decoded",
-            expected=f"a complete {family} image",
-            found=f"damaged or truncated data ({error})",
-            remedy="copy or download the file again, or take it out of the data root",
-        ) from error
+        raise _cannot_be_decoded(str(path), family, error) from error
+
+
+def _cannot_be_decoded(name: str, family: str, error: Exception, remedy: str = "") -> UserError:
+    """Word the error for an image whose data end early or make no sense."""
+    return UserError(
+        f"{name}: the image cannot be decoded",
+        expected=f"a complete {family} image",
+        found=f"damaged or truncated data ({error})",
+        remedy=remedy or "copy or download the file again, or take it out of the data root",
+    )
 
 
 def _expected_family(path: Path) -> str:
@@ -249,30 +298,45 @@ def _check_file(path: Path) -> None:
         raise UserError(f"{path}: the file is empty", expected=expected, found="0 bytes", remedy="copy the file again")
 
 
-def _check_header(image: Image.Image, family: str, path: Path) -> None:
-    """Refuse a format that differs from the extension, images without pixels or with too many, and several pages."""
+def _check_header(image: Image.Image, family: str, path: Path, page: int | None) -> None:
+    """Refuse a format that differs from the extension, images without pixels or with too many; go to the page."""
     found = _FAMILY_OF_FORMAT.get(image.format or "", image.format or "an unknown format")
     if found != family:
         raise _wrong_content(path, family, f"a {found} image")
-    if image.width < 1 or image.height < 1:
-        size = f"{image.width}x{image.height}"
-        raise UserError(
-            f"{path}: the image has no pixels", expected="at least 1x1", found=size, remedy="export it again"
-        )
-    if image.width * image.height > MAX_PIXELS:
-        raise _too_large(path, f"{image.width}x{image.height} = {image.width * image.height / 1e6:.0f} megapixels")
-    pages = getattr(image, "n_frames", 1) if family == "TIFF" else 1
-    if pages > 1:
+    pages = _pages_of(image)
+    if pages > 1 and page is None:
         raise UserError(
             f"{path}: the TIFF holds several pages", expected="one", found=str(pages), remedy="save each page as a file"
         )
+    if not 1 <= (page or 1) <= min(pages, MAX_PAGES):
+        expected = f"pages 1 to {pages}" if pages <= MAX_PAGES else f"at most {MAX_PAGES} pages"
+        raise UserError(f"{path}: no such page", expected=expected, found=f"page {page} of {pages}")
+    if page is not None and page > 1:
+        image.seek(page - 1)
+    _check_pixels(image, path, MAX_PIXELS)
 
 
-def _too_large(path: Path, found: str) -> UserError:
+def _pages_of(image: Image.Image) -> int:
+    """How many images a file holds; those that a JPEG or PNG may carry beside its own do not count."""
+    return int(getattr(image, "n_frames", 1)) if image.format == "TIFF" else 1
+
+
+def _check_pixels(image: Image.Image, name: str | Path, most: int) -> None:
+    """Refuse images without pixels or with too many."""
+    size = f"{image.width}x{image.height}"
+    if image.width < 1 or image.height < 1:
+        raise UserError(
+            f"{name}: the image has no pixels", expected="at least 1x1", found=size, remedy="export it again"
+        )
+    if image.width * image.height > most:
+        raise _too_large(name, f"{size} = {image.width * image.height / 1e6:.0f} megapixels", most)
+
+
+def _too_large(name: str | Path, found: str, most: int = MAX_PIXELS) -> UserError:
     """Word the error for an image that would fill the memory."""
     return UserError(
-        f"{path}: the image is too large to decode",
-        expected=f"at most {MAX_PIXELS // 1_000_000} megapixels",
+        f"{name}: the image is too large to decode",
+        expected=f"at most {most // 1_000_000} megapixels",
         found=found,
         remedy="crop the image into tiles first",
     )
@@ -291,7 +355,11 @@ def _wrong_content(path: Path, family: str, found: str) -> UserError:
 def _sniff(path: Path) -> str:
     """Say what a file that is no accepted image looks like."""
     with path.open("rb") as stream:
-        start = stream.read(64)
+        return _looks_like(stream.read(64))
+
+
+def _looks_like(start: bytes) -> str:
+    """The same of a file's first bytes."""
     if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
         return "a WebP image"
     for signature, meaning in _SIGNATURES:

@@ -149,7 +149,7 @@ def decode_smear(record: SmearRecord, load_size: int) -> DecodedSmear:
         UserError: a file that cannot be read; a mask of another size than its image.
     """
     rgb, mask = _read_pair(record)
-    planes = _resize_image(rgb, load_size).reshape(-1), _resize_mask(mask, load_size).reshape(-1)
+    planes = resize_image(rgb, load_size).reshape(-1), resize_mask(mask, load_size).reshape(-1)
     return DecodedSmear(np.concatenate(planes), rgb)
 
 
@@ -236,12 +236,13 @@ def _read_pair(record: SmearRecord) -> tuple[np.ndarray, np.ndarray]:
     return rgb, mask
 
 
-def _resize_image(rgb: np.ndarray, size: int) -> np.ndarray:
+def resize_image(rgb: np.ndarray, size: int) -> np.ndarray:
+    """Resize an image (H, W, 3) to a square, stretched where it was none: uint8 (size, size, 3)."""
     # Pillow's bilinear filter widens as it shrinks an image, so nothing aliases; the gap first halves large ones.
     return np.array(Image.fromarray(rgb).resize((size, size), Image.Resampling.BILINEAR, reducing_gap=2.0))
 
 
-def _resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
+def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
     """Share of foreground under each new pixel, more than half of it is foreground: uint8 (size, size) of 0 and 1."""
     plane = Image.fromarray(mask.astype(np.float32)).resize((size, size), Image.Resampling.BILINEAR, reducing_gap=2.0)
     return (np.asarray(plane) > 0.5).astype(np.uint8)

@@ -28,6 +28,7 @@ class SmearRecord:
         split: the side that the data set itself gives it ("train", "val", "test"), or None.
         haemoglobin: g/dL where the data set states it beside the image, else None.
         severity_source: where ``severity`` comes from, in words; empty where there is none.
+        page: which page of a TIFF file with several, from 1; None where the file is one image.
     """
 
     name: str
@@ -43,3 +44,4 @@ class SmearRecord:
     split: str | None = None
     haemoglobin: float | None = None
     severity_source: str = ""
+    page: int | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ from data.leaks import (
     read_fingerprints,
     write_fingerprints,
 )
-from data.loader import Batch, BatchLoader, DecodedSmears
+from data.loader import Batch, BatchLoader, DecodedSmears, free_memory
 from data.records import ANEMIC, CLASS_NAMES, HEALTHY, SmearRecord
 from data.split_file import leak_error
 from data.splits import SplitRow, read_split, rows_digest, write_split
@@ -105,6 +105,21 @@ class TrainingData:
         """
         return ((read_smear(record), record.severity) for record in self.learned_from if record.severity)
 
+    def whole(self, device: torch.device) -> tuple[BatchLoader, list[str]]:
+        """The training images as a test sees them, not cut and not varied, each once; and the group of each smear."""
+        batches = BatchLoader(
+            self.smears,
+            self.train.indices.tolist(),
+            self.train.batch_size,
+            self.smears.load_size,
+            device=device,
+            augment=None,
+            shuffle=False,
+            seed=0,
+        )
+        group_of = {row.image: row.group for row in self.rows}
+        return batches, [group_of[name] for name in self.smears.names]
+
     @property
     def any_masks(self) -> bool:
         """Whether some image has a true mask."""
@@ -116,7 +131,13 @@ class TrainingData:
         return bool(self.smears.has_mask.all())
 
 
-def load_training_data(options: Any, device: torch.device, split_path: Path, ranks: Ranks = ALONE) -> TrainingData:
+def load_training_data(
+    options: Any,
+    device: torch.device,
+    split_path: Path,
+    ranks: Ranks = ALONE,
+    choose_batch: Callable[[int, int | None], int] | None = None,
+) -> TrainingData:
     """Read, split and decode what the options of a training run name.
 
     Args:
@@ -124,6 +145,8 @@ def load_training_data(options: Any, device: torch.device, split_path: Path, ran
         device: where the batches are made.
         split_path: the run's split.csv; read when the run is continued, else not yet written.
         ranks: the processes that train together.
+        choose_batch: finds the number for --batchSize auto, which is then put into the options; see
+            ``models.building.batch_chooser``.
 
     Raises:
         UserError: the data cannot be read or split, the recorded split does not fit it, train or val is empty, or train
@@ -153,6 +176,11 @@ def load_training_data(options: Any, device: torch.device, split_path: Path, ran
     _check_sides(parts)
     smears = _decoded(dataset, parts["train"].records + parts["val"].records)
     count = len(parts["train"].records)
+    if options.batchSize == "auto" and choose_batch is not None:
+        if device.type == "cuda":
+            smears.entries_on(device)  # what the trial steps must leave room for
+        options.batchSize = choose_batch(count, free_memory())
+        print(f"--batchSize auto: {options.batchSize}", flush=True)
     train = _training_batches(smears, count, options, device, ranks)
     val = _validation_batches(smears, count, options, device, ranks)
     learned = learned_by_all(_learned(dataset, rows), earlier, options.init_from)
@@ -355,8 +383,8 @@ class TestData:
             for name, change in changes.items()
         }
 
-    def colour_baseline(self, side: str, seed: int) -> dict[str, Any] | None:
-        """What colour alone says of a side: a classifier of the training images' colours, judged as the network is.
+    def colour_chances(self, side: str, seed: int) -> np.ndarray | None:
+        """What colour alone says of a side's labelled images: (N,) chances of Anemic by the training images' colours.
 
         None where there is no labelled image, or the colours of the training were measured at another size or not at
         all.
@@ -367,7 +395,8 @@ class TestData:
         smears = _decoded(self.dataset, part.records)
         if smears.load_size != self.colours.load_size:
             return None
-        return score_colours(self.colours, smears, part.records, part.groups, seed)
+        scored = score_colours(self.colours, smears, part.records, part.groups, seed)
+        return None if scored is None else scored.probability
 
     def pixels(self, side: str, index: int) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
         """An image as its files hold it: RGB, true mask or None, Otsu's mask or None unless it stands in."""

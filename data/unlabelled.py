@@ -9,11 +9,12 @@ from __future__ import annotations
 import glob
 import os
 import re
+import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +23,8 @@ import torch
 from data import manifest
 from data.datasets import SYNTHETIC, embedded_root
 from data.file_listing import ignored, is_image_name, some, unlistable
-from data.images import ACCEPTED, FAMILY_OF_SUFFIX, otsu_mask, read_smear
-from data.loader import UNKNOWN, WHITE, Batch, decode_smear, in_order, planes_of, usable_cores
+from data.images import ACCEPTED, FAMILY_OF_SUFFIX, MAX_PAGES, otsu_mask, page_count, read_smear
+from data.loader import UNKNOWN, WHITE, Batch, in_order, planes_of, resize_image, resize_mask, usable_cores
 from data.problems import Problems
 from data.readers import LAYOUTS, Layout
 from data.records import SmearRecord
@@ -67,6 +68,7 @@ class Unlabelled:
         passed_over: files that are no images by their extension, how many of each.
         notes: what else the user should know, in sentences.
         synthetic: the synthesiser's notice lies beside, below or above them.
+        page_files: TIFF files with several pages, each of which is an image.
     """
 
     root: Path
@@ -76,11 +78,13 @@ class Unlabelled:
     passed_over: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
     synthetic: bool = False
+    page_files: int = 0
 
     def summary(self) -> str:
         """What was found, in one line."""
         also = [f"{count} {suffix or 'without extension'}" for suffix, count in self.passed_over.most_common(5)]
         text = f"data: {len(self.records)} images ({self.layout}) from {str(self.root)!r}"
+        text += f"; {self.page_files} TIFF of several pages" if self.page_files else ""
         text += f"; no images and passed over: {', '.join(also)}" if also else ""
         return text + ("; SYNTHETIC" if self.synthetic else "")
 
@@ -125,11 +129,35 @@ def find_smears(
     if outputs is not None:
         _check_apart(found, outputs)
     plain = {record.name: replace(record, label=None, severity=None, mask=None) for record in found.records}
-    found.records = sorted(plain.values(), key=lambda record: natural(record.name))
+    found.records = sorted(_paged(found, plain.values()), key=lambda record: natural(record.name))
     found.synthetic |= any(
         (folder / NOTICE).is_file() for folder in (found.root / TREE, found.root, *found.root.parents)
     )
     return found
+
+
+def _paged(found: Unlabelled, records: Iterable[SmearRecord]) -> Iterator[SmearRecord]:
+    """Yield a record for every page of the TIFF files that hold several: page 2 of a.tif is named ``a.tif#2``."""
+    for record in records:
+        pages = _pages_in(record)
+        if pages > MAX_PAGES:
+            found.skipped.append(Skipped(record.name, f"the TIFF holds {pages} pages, more than {MAX_PAGES}"))
+        elif pages > 1:
+            found.page_files += 1
+            yield from (replace(record, name=f"{record.name}#{n}", page=n) for n in range(1, pages + 1))
+        else:
+            yield record
+
+
+def _pages_in(record: SmearRecord) -> int:
+    """How many images a record's file holds; 1 where it cannot be read, which is said when it is."""
+    if FAMILY_OF_SUFFIX.get(record.image.suffix.lower()) != "TIFF" or record.side_by_side:
+        return 1
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of a damaged file Pillow warns before the reader refuses it
+            return page_count(record.image)
+    except UserError:
+        return 1
 
 
 def smears_of(options: Any, outputs: Path) -> Unlabelled:
@@ -345,7 +373,7 @@ class SmearStream:
 
     Args:
         found: the smears.
-        load_size: side that images are resized to, pixels.
+        load_sizes: sides that images are resized to, pixels; the networks of an ensemble may see different ones.
         batch_size: images in a batch.
         otsu: whether Otsu's masks stand in for those that the network does not draw.
         workers: threads that read, by default one a core.
@@ -356,28 +384,44 @@ class SmearStream:
     """
 
     def __init__(
-        self, found: Unlabelled, load_size: int, batch_size: int, *, otsu: bool, workers: int | None = None
+        self,
+        found: Unlabelled,
+        load_sizes: int | Sequence[int],
+        batch_size: int,
+        *,
+        otsu: bool,
+        workers: int | None = None,
     ) -> None:
-        self.records, self.load_size, self.batch_size, self.otsu = found.records, load_size, batch_size, otsu
+        self.records, self.batch_size, self.otsu = found.records, batch_size, otsu
+        self.load_sizes = (load_sizes,) if isinstance(load_sizes, int) else tuple(dict.fromkeys(load_sizes))
         self.names = [record.name for record in self.records]
         self.workers = workers or usable_cores()
         self.skipped = list(found.skipped)
 
-    def batches(self, device: torch.device) -> Iterator[Batch]:
-        """Whole images at ``load_size`` in order, masks Otsu's; those that cannot be read are skipped."""
+    def batches(self, device: torch.device, positions: Sequence[int] | None = None) -> Iterator[dict[int, Batch]]:
+        """Whole images in order, a batch of the same ones by load size; masks are Otsu's.
+
+        Those that cannot be read are skipped.
+
+        Args:
+            device: where the batches are made.
+            positions: which of the images, by their place in ``names``; None takes all.
+        """
+        asked = range(len(self.records)) if positions is None else positions
         index: list[int] = []
-        entries: list[npt.NDArray[np.uint8]] = []
-        for position, entry in enumerate(in_order(self._entry, self.records, self.workers, ahead=2 * self.workers)):
-            if isinstance(entry, UserError):
-                self.skip(position, entry)
+        images: list[Entries] = []
+        decoded = in_order(self._entries, asked, self.workers, ahead=2 * self.workers)
+        for position, entries in zip(asked, decoded, strict=True):
+            if isinstance(entries, UserError):
+                self.skip(position, entries)
                 continue
             index.append(position)
-            entries.append(entry)
-            if len(entries) == self.batch_size:
-                yield self._batch(index, entries, device)
-                index, entries = [], []
-        if entries:
-            yield self._batch(index, entries, device)
+            images.append(entries)
+            if len(images) == self.batch_size:
+                yield _batches(index, images, device)
+                index, images = [], []
+        if images:
+            yield _batches(index, images, device)
 
     def pixels(self, position: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_] | None]:
         """An image as its file holds it, (H, W, 3), and Otsu's mask (H, W) where it stands in, else None.
@@ -388,24 +432,54 @@ class SmearStream:
         rgb = read_smear(self.records[position])
         return rgb, otsu_mask(rgb) if self.otsu else None
 
+    def stamp(self, position: int) -> list[int]:
+        """What changes when an image's file is replaced: its size in bytes and its time of change; empty if gone."""
+        try:
+            known = self.records[position].image.stat()
+        except OSError:
+            return []
+        return [known.st_size, known.st_mtime_ns]
+
     def skip(self, position: int, error: UserError) -> None:
         """Note that an image could not be judged."""
         self.skipped.append(Skipped(self.records[position].name, reason_of(error)))
 
-    def _entry(self, record: SmearRecord) -> npt.NDArray[np.uint8] | UserError:
-        """One smear decoded, or why it cannot be."""
+    def _entries(self, position: int) -> Entries | UserError:
+        """One smear decoded for every load size, or why it cannot be."""
         try:
-            return decode_smear(record, self.load_size).entry
+            return _entries_of(read_smear(self.records[position]), self.load_sizes)
         except UserError as error:
             return error
 
-    def _batch(self, index: list[int], entries: Iterable[npt.NDArray[np.uint8]], device: torch.device) -> Batch:
-        images, masks = planes_of(torch.from_numpy(np.stack(list(entries))).to(device), self.load_size)
-        rgb = (images.to(torch.float32) / float(WHITE)).permute(0, 3, 1, 2)
-        return Batch(
-            rgb=rgb.contiguous(memory_format=torch.channels_last),
-            mask=masks[:, None].to(torch.float32).contiguous(),
-            has_mask=torch.zeros(len(index), dtype=torch.bool, device=device),
-            label=torch.full((len(index),), UNKNOWN, device=device),
-            index=torch.tensor(index, device=device),
-        )
+
+Entries: TypeAlias = Mapping[int, npt.NDArray[np.uint8]]  # by load size S: an image and its mask, (4 S S,)
+
+
+def batches_of(rgb: npt.NDArray[np.uint8], load_sizes: Sequence[int], device: torch.device) -> dict[int, Batch]:
+    """Batches by load size of one image (H, W, 3) that is in memory; its index is 0."""
+    return _batches([0], [_entries_of(rgb, load_sizes)], device)
+
+
+def _entries_of(rgb: npt.NDArray[np.uint8], load_sizes: Sequence[int]) -> Entries:
+    """An image resized to every load size, with Otsu's mask."""
+    mask = otsu_mask(rgb)
+    return {
+        size: np.concatenate([resize_image(rgb, size).reshape(-1), resize_mask(mask, size).reshape(-1)])
+        for size in load_sizes
+    }
+
+
+def _batches(index: list[int], images: Sequence[Entries], device: torch.device) -> dict[int, Batch]:
+    return {size: _batch(index, np.stack([entries[size] for entries in images]), size, device) for size in images[0]}
+
+
+def _batch(index: list[int], entries: npt.NDArray[np.uint8], load_size: int, device: torch.device) -> Batch:
+    images, masks = planes_of(torch.from_numpy(entries).to(device), load_size)
+    rgb = (images.to(torch.float32) / float(WHITE)).permute(0, 3, 1, 2)
+    return Batch(
+        rgb=rgb.contiguous(memory_format=torch.channels_last),
+        mask=masks[:, None].to(torch.float32).contiguous(),
+        has_mask=torch.zeros(len(index), dtype=torch.bool, device=device),
+        label=torch.full((len(index),), UNKNOWN, device=device),
+        index=torch.tensor(index, device=device),
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,12 +19,14 @@ from models.cell_files import CellFiles
 from models.cell_stage import CellsOfImage, CellStage, written_mask
 from models.inference import Prediction
 from models.network import HEAD_KEYS
-from util.metrics import SegmentationScore, classification_metrics
-from util.report import ImageRow, overlay_image, save_thumbnail
+from util.metrics import SegmentationScore, classification_metrics, common_pixels, dice_of
+from util.report import THUMBNAIL_SIZE, ImageRow, overlay_image, save_thumbnail
+from util.report_scores import Judged
 from util.results import save_mask
 
 # Images handed to the writers and not yet written, which bounds memory; with cells, whose maps are large, fewer.
 WAITING_IMAGES, WAITING_CELLS = 64, 8
+TRIM_EVERY = 250  # images written, after which freed memory goes back to the system
 
 
 class Smear(Protocol):
@@ -77,16 +81,31 @@ class SideResult:
         """The heads that were trained, and their columns."""
         return {head: k for k, head in enumerate(HEAD_KEYS) if k < self.open_tiers or head == HEAD_KEYS[-1]}
 
+    @property
+    def known(self) -> list[int]:
+        """The images whose class is known."""
+        return [index for index, smear in enumerate(self.smears) if smear.label is not None]
+
+    def judged(self) -> Judged | None:
+        """The images whose class is known and what each trained head says of them; None where there is none."""
+        known = self.known
+        if not known:
+            return None
+        return Judged(
+            np.array([self.smears[i].label for i in known], dtype=np.int64),
+            {head: self.probability[known, k] for head, k in self.heads.items()},
+            [self.groups[i] for i in known],
+            [getattr(self.smears[i], "patient", "") for i in known],
+        )
+
     def metrics(self, *, resamples: int, seed: int) -> dict[str, Any]:
         """Metrics by head over the images whose class is known, null for a tier that was not trained; else empty."""
-        known = [i for i, smear in enumerate(self.smears) if smear.label is not None]
-        if not known:
+        judged = self.judged()
+        if judged is None:
             return {}
-        labels = np.array([self.smears[i].label for i in known])
-        groups = [self.groups[i] for i in known]
         trained = {
-            head: classification_metrics(labels, self.probability[known, k], groups, resamples=resamples, seed=seed)
-            for head, k in self.heads.items()
+            head: classification_metrics(judged.label, chance, judged.group, resamples=resamples, seed=seed)
+            for head, chance in judged.probability.items()
         }
         return {head: trained.get(head) for head in HEAD_KEYS}
 
@@ -114,6 +133,17 @@ class SideResult:
             }
 
 
+def give_back_memory() -> None:
+    """Return freed memory to the system where the C library can (glibc).
+
+    Pictures are freed in many threads, each of which keeps what it freed for itself: without this a process that writes
+    12,000 of them grows by gigabytes that nothing uses.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:
+        trim(0)
+
+
 def probabilities(logits: np.ndarray) -> np.ndarray:
     """Softmax over Healthy and Anemic of logits (N, K): the chance of Anemic, float64."""
     return 1.0 / (1.0 + np.exp(-logits.astype(np.float64)))
@@ -136,8 +166,12 @@ class PicturePaths:
         return f"masks/{self.stem}.png"
 
     def thumbnail(self, kind: str) -> str:
-        """A small picture for the page."""
+        """A small picture for the page of a prediction."""
         return f"images/{self.stem}_{kind}.jpg"
+
+    def picture(self, kind: str) -> str:
+        """A small picture for the page of a test: smear, overlay, predicted, true, or a tier's map."""
+        return f"images/{self.stem}_{kind}.{'png' if kind in ('predicted', 'true') else 'webp'}"
 
 
 class PictureWriter:
@@ -174,8 +208,8 @@ class PictureWriter:
         self.columns: dict[int, dict[str, Any]] = {}
         self.warnings: dict[int, Sequence[str]] = {}
         self.dice: dict[int, float] = {}
-        self._sums: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        self.score = SegmentationScore()
+        self.shown_mask: dict[int, str] = {}
+        self._pixels: dict[int, tuple[int, int]] = {}
 
     def write(self, predictions: Iterable[Prediction]) -> Iterator[Prediction]:
         """Pass predictions on, writing the pictures of each image beside it.
@@ -184,6 +218,7 @@ class PictureWriter:
             UserError: a file cannot be read or written.
         """
         waiting: deque[tuple[int, Future[CellsOfImage | None]]] = deque()
+        handed = 0
         with ExitStack() as stack:
             pool = stack.enter_context(ThreadPoolExecutor())
             files = stack.enter_context(self.cells.files()) if self.cells else None
@@ -192,6 +227,9 @@ class PictureWriter:
                 masks = prediction.mask_probability[:, 0].cpu().numpy()
                 for index, mask in zip(prediction.batch.index.tolist(), masks, strict=True):
                     waiting.append((index, pool.submit(self._write_one, index, mask)))
+                    handed += 1
+                    if handed % TRIM_EVERY == 0:
+                        give_back_memory()
                     while len(waiting) > ahead:
                         self._settle(*waiting.popleft(), files)
                 yield prediction
@@ -220,34 +258,31 @@ class PictureWriter:
         predicted, self.mask_of[index] = written_mask(
             drawn, pixels.stand_in is not None, found, self.mask_rule, len(probability)
         )
-        for path in (paths.mask(), paths.thumbnail("smear")):
-            (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
         save_mask(self.folder / paths.mask(), predicted)
+        self.shown_mask[index] = paths.mask() if max(height, width) <= THUMBNAIL_SIZE else paths.picture("predicted")
         self._save_thumbnails(pixels, predicted, paths)
         if pixels.true_mask is not None:
-            self.dice[index] = SegmentationScore().update(predicted, pixels.true_mask)
-            self._sums[index] = (np.packbits(predicted), np.packbits(pixels.true_mask))
+            self._pixels[index] = common_pixels(predicted, pixels.true_mask)
+            self.dice[index] = dice_of(*self._pixels[index])
         return found
 
     def _save_thumbnails(self, pixels: Pixels, predicted: np.ndarray, paths: PicturePaths) -> None:
-        pictures = {
-            "smear": pixels.rgb,
-            "predicted": _grey(predicted),
-            "overlay": overlay_image(pixels.rgb, predicted, pixels.true_mask),
-        }
+        pictures = {"smear": pixels.rgb, "overlay": overlay_image(pixels.rgb, predicted, pixels.true_mask)}
         if pixels.true_mask is not None:
-            pictures["true"] = _grey(pixels.true_mask)
+            pictures["true"] = pixels.true_mask
+        if max(predicted.shape) > THUMBNAIL_SIZE:  # else the page shows the mask's own file
+            pictures["predicted"] = predicted
         for kind, picture in pictures.items():
-            save_thumbnail(self.folder / paths.thumbnail(kind), picture)
+            save_thumbnail(self.folder / paths.picture(kind), picture)
 
     def segmentation(self, *, resamples: int, seed: int) -> dict[str, Any] | None:
         """Dice and IoU over the images with a true mask, or None where there is none."""
-        if not self._sums:
+        if not self._pixels:
             return None
-        for index in sorted(self._sums):
-            predicted, true = (np.unpackbits(bits).astype(bool) for bits in self._sums[index])
-            self.score.update(predicted, true, self.groups[index])
-        return self.score.result(resamples=resamples, seed=seed)
+        score = SegmentationScore()
+        for index in sorted(self._pixels):
+            score.add(*self._pixels[index], self.groups[index])
+        return score.result(resamples=resamples, seed=seed)
 
     def image_rows(self, result: SideResult, split: str) -> list[ImageRow]:
         """The page's rows."""
@@ -263,15 +298,11 @@ class PictureWriter:
                     label_pred=int(chance[3] > 0.5),
                     prob={head: chance[k] for head, k in result.heads.items()},
                     dice=self.dice.get(index),
-                    smear=paths.thumbnail("smear"),
-                    true_mask=paths.thumbnail("true") if index in self.dice else None,
-                    predicted_mask=paths.thumbnail("predicted"),
-                    overlay=paths.thumbnail("overlay"),
+                    smear=paths.picture("smear"),
+                    true_mask=paths.picture("true") if index in self.dice else None,
+                    predicted_mask=self.shown_mask[index],
+                    overlay=paths.picture("overlay"),
                     **(self.cells.gallery.image_fields(index) if self.cells else {}),
                 )
             )
         return rows
-
-
-def _grey(mask: np.ndarray) -> np.ndarray:
-    return np.repeat(mask[..., None].astype(np.uint8) * 255, 3, axis=2)

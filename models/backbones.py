@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,15 +57,28 @@ class EntryOfPreviousTier(nn.Module):
         self.project = nn.Conv2d(previous_channels, channels, kernel_size=1, bias=False)
         nn.init.zeros_(self.project.weight)
 
-    def forward(self, features: Tensor, previous: Tensor | None) -> Tensor:
-        """Return ``features`` (B, C, h, w) plus the projected, resized map of the tier before (B, P, H, W)."""
+    def forward(self, features: Tensor, previous: Tensor | None, size: tuple[int, int] | None = None) -> Tensor:
+        """Return ``features`` (B, C, h, w) plus the projected map of the tier before (B, P, H, W), resized to them.
+
+        Args:
+            features: of the image.
+            previous: the map, or None, or what the map is resized from.
+            size: height and width that the map shall have been resized to, where it is not yet.
+        """
         if previous is None:
             return features
-        # Projecting before resizing touches fewer channels at the larger size.
+        # A projection and a resize may change places; after it there are fewer channels to resize.
         projected = self.project(previous)
+        if size is not None and projected.shape[-2:] != size:
+            projected = functional.interpolate(projected, size=size, mode="bilinear", align_corners=False)
         return features + functional.interpolate(
             projected, size=features.shape[-2:], mode="bilinear", align_corners=False
         )
+
+
+def _halve(transition: Any, x: Tensor) -> Tensor:
+    """DenseNet's transition, averaged before its 1x1 convolution, not after: the same sums, a quarter of the work."""
+    return transition.conv(transition.pool(transition.norm(x)))
 
 
 class DenseNetPyramid(nn.Module):
@@ -87,13 +101,15 @@ class DenseNetPyramid(nn.Module):
         self.train(was_training)
         return channels
 
-    def forward(self, image: Tensor, previous: Tensor | None = None) -> list[Tensor]:
+    def forward(
+        self, image: Tensor, previous: Tensor | None = None, size: tuple[int, int] | None = None
+    ) -> list[Tensor]:
         """Map an image (B, C, H, W) to four features at strides 4, 8, 16 and 32."""
         pyramid, x = [], image
         for name, layer in self.features.named_children():
-            x = layer(x)
+            x = _halve(layer, x) if name.startswith("transition") else layer(x)
             if name == "pool0" and self.entry is not None:
-                x = self.entry(x, previous)
+                x = self.entry(x, previous, size)
             if name in ("denseblock1", "denseblock2", "denseblock3", "norm5"):
                 pyramid.append(x)
         return pyramid
@@ -139,11 +155,13 @@ class EfficientNetPyramid(nn.Module):
         widths = [round_channels(c, sizes.efficient_width) for c in (24, 40, 112)]
         self.channels = (*widths, self.conv_head.out_channels)
 
-    def forward(self, image: Tensor, previous: Tensor | None = None) -> list[Tensor]:
+    def forward(
+        self, image: Tensor, previous: Tensor | None = None, size: tuple[int, int] | None = None
+    ) -> list[Tensor]:
         """Map an image (B, C, H, W) to features at strides 4, 8, 16 and 32 (the last after the head convolution)."""
         x = self.bn1(self.conv_stem(image))
         if self.entry is not None:
-            x = self.entry(x, previous)
+            x = self.entry(x, previous, size)
         pyramid = []
         for index, stage in enumerate(self.blocks):
             x = stage(x)
@@ -169,11 +187,13 @@ class ShuffleNetPyramid(nn.Module):
         stem, second, third, _, last = sizes.shuffle_channels
         self.channels = (stem, second, third, last)
 
-    def forward(self, image: Tensor, previous: Tensor | None = None) -> list[Tensor]:
+    def forward(
+        self, image: Tensor, previous: Tensor | None = None, size: tuple[int, int] | None = None
+    ) -> list[Tensor]:
         """Map an image (B, C, H, W) to features at strides 4, 8, 16 and 32 (the last after the last convolution)."""
         x = self.maxpool(self.conv1(image))
         if self.entry is not None:
-            x = self.entry(x, previous)
+            x = self.entry(x, previous, size)
         pyramid = [x]
         for stage in self.stages:
             x = stage(x)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
 
 import torch
 
+from models.batch_size import choose_batch_size
+from models.compiling import compile_pieces
 from models.gate import Gate, GateSettings, tier_budgets
 from models.network import Architecture, ThreeTierDCFNet
 from models.pretrained import load_starts
@@ -38,6 +40,16 @@ def gate_settings(options: Any) -> GateSettings:
     budgets = tier_budgets(options.niter + options.niter_decay, options.tier_epochs)
     on = options.gates == "on"
     return GateSettings(options.gate_thresholds, options.gate_tolerance, budgets, options.on_budget, on)
+
+
+def batch_chooser(options: Any, device: torch.device, ranks: Ranks) -> Callable[[int, int | None], int]:
+    """What finds the batch size for --batchSize auto, given the training images and the host's free bytes."""
+
+    def choose(images: int, free_host: int | None) -> int:
+        shape, settings = architecture(options), trainer_settings(options)
+        return choose_batch_size(shape, settings, device, images, free_host=free_host, ranks=ranks)
+
+    return choose
 
 
 def _starts(network: ThreeTierDCFNet, options: Any) -> dict[str, str]:
@@ -84,6 +96,8 @@ def build_session(
         class_counts=class_counts,
         ranks=ranks,
     )
+    if options.compile:
+        compile_pieces(trainer.network)
     facts = {
         "data": dict(data_facts),
         "options": {

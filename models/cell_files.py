@@ -6,7 +6,7 @@ import contextlib
 import csv
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -28,6 +28,11 @@ CELL_COLUMNS = (
 )  # fmt: skip
 CELLS_TABLE, LEFT_OUT_TABLE = "cells.csv", "left_out.csv"
 LEFT_OUT_COLUMNS = ("image", "cell", "x", "y", "area_px", "reason")
+
+
+def instances_path(folder: Path, stem: str) -> Path:
+    """Where the instance map of an image lies in a results folder."""
+    return folder / f"instances/{stem}.png"
 
 
 def save_instances(path: Path, instances: NDArray[np.integer]) -> None:
@@ -178,10 +183,18 @@ class CellFiles:
         Raises:
             UserError: a file cannot be written, or there are more cells than an instance map can number.
         """
-        save_instances(self.folder / f"instances/{stem}.png", cells.instances)
-        for row in cells.cell_rows(image):
+        save_instances(instances_path(self.folder, stem), cells.instances)
+        self.add_rows(cells.cell_rows(image), cells.left_out_rows(image))
+
+    def add_rows(self, cells: Iterable[Mapping[str, Any]], left_out: Iterable[Mapping[str, Any]]) -> None:
+        """Write the rows of one image, whose instance map is written elsewhere.
+
+        Raises:
+            UserError: a file cannot be written.
+        """
+        for row in cells:
             self._cells.add(row)
-        for row in cells.left_out_rows(image):
+        for row in left_out:
             self._left_out.add(row)
 
     def close(self) -> None:

@@ -65,8 +65,8 @@ class CellsOfImage:
 
     @property
     def columns(self) -> dict[str, Any]:
-        """What predictions.csv says of the image's cells; unknown values are None."""
-        if self.cells is None:
+        """What predictions.csv says of the image's cells; unknown values are None, of cells not looked for nothing."""
+        if self.cells is None or not self.cells.looked_for:
             return {}
         summary = self.cells.summary
         score = summary.severity_score

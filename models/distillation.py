@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from models.inference import SmearBatch, precision
+from models.inference import SmearBatch
 from models.network import TIER_KEYS, TIER_NAMES, ThreeTierDCFNet, Tier
+from models.precision import MixedPrecision, precision
 from models.trainer import LARGEST_GRADIENT
 
 PRETRAINED = "ImageNet weights"  # how ``models.pretrained`` begins what it says of such a start
@@ -105,15 +106,15 @@ def distil(
     optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, count)
     student.train()
+    mixed = MixedPrecision(device)
     mean = torch.zeros((), device=device)
     for epoch in tqdm(range(count), desc=title, unit="epoch", leave=False):
         losses = []
         for batch in epochs(epoch):
             loss = _mismatch(student, projections, teacher, batch.rgb)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(parameters, LARGEST_GRADIENT)
-            optimizer.step()
+            mixed.backward(loss)
+            mixed.step(optimizer, parameters, LARGEST_GRADIENT)
             losses.append(loss.detach())
         mean = torch.stack(losses).mean()
         schedule.step()

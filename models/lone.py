@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from models.averaging import WeightAverage
 from models.backbones import DenseNetPyramid, EfficientNetPyramid, ShuffleNetPyramid
-from models.inference import SmearBatch, precision
+from models.inference import SmearBatch
 from models.losses import verdict_loss
 from models.network import HEADS, IMAGENET_MEAN, IMAGENET_STD, Architecture, NetworkOutput, in_full_precision
+from models.precision import MixedPrecision
 from models.trainer import LARGEST_GRADIENT, TrainerSettings, learning_rate_factor
 
 Backbone = DenseNetPyramid | EfficientNetPyramid | ShuffleNetPyramid
@@ -77,7 +78,7 @@ def train_lone(
         lr=settings.lr,
         fused=device.type == "cuda",
     )
-    weights = class_weights.to(device)
+    weights, mixed = class_weights.to(device), MixedPrecision(device)
     average = WeightAverage(network, settings.ema) if settings.ema > 0 else None
     for epoch in range(settings.epochs):
         warm = min(1.0, (epoch + 1) / (settings.warmup + 1))
@@ -85,7 +86,7 @@ def train_lone(
             group["lr"] = settings.lr * warm * learning_rate_factor(epoch, settings.niter, settings.niter_decay)
         network.train()
         for batch in batches(epoch):
-            with precision(device):
+            with mixed.autocast():
                 output = network(batch.rgb, batch.mask, batch.has_mask)
             weight = weights[batch.label.clamp(min=0)] * (batch.label >= 0)
             # As heavy as in the three-tier network, so that the clip below means the same.
@@ -93,9 +94,8 @@ def train_lone(
                 output.logits[:, :1], batch.label, weight, smoothing=settings.label_smoothing
             )
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(network.parameters(), LARGEST_GRADIENT)
-            optimizer.step()
+            mixed.backward(loss)
+            mixed.step(optimizer, network.parameters(), LARGEST_GRADIENT)
             if average is not None:
                 average.update()
     return network if average is None else cast(LoneBackbone, average.network)

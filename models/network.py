@@ -98,7 +98,7 @@ class TierOutput:
 
     @property
     def map(self) -> Tensor:
-        """(B, channels, side, side), the published output of the tier; made when the tier that follows asks."""
+        """(B, channels, side, side), the published output of the tier; made when asked for."""
         if self.fused.shape[-2:] == self.size:
             return self.fused
         return functional.interpolate(self.fused, size=self.size, mode="bilinear", align_corners=False)
@@ -137,10 +137,10 @@ class Tier(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, pyramid: list[Tensor], binary: Tensor) -> TierOutput:
-        """Fuse the RGB stream's features with the binary stream's view of the mask (B, 1, H, W)."""
+        """Fuse the RGB stream's features with the binary stream's view of the folded mask (B, 4, H/2, W/2)."""
         merged = self.merge_rgb(pyramid, self.size)
         if self.binary is not None:
-            merged = merged + self._outlines(self.binary(fold(binary)), merged)
+            merged = merged + self._outlines(self.binary(binary), merged)
         fused = self.smooth(merged)
         pooled = fused.mean(dim=(2, 3))
         features = torch.cat([pyramid[-1].mean(dim=(2, 3)), pooled], dim=1)
@@ -256,7 +256,7 @@ class ThreeTierDCFNet(nn.Module):
 
     def normalised(self, rgb: Tensor) -> Tensor:
         """Smears in [0, 1] as the backbones expect them: with ImageNet's mean and deviation."""
-        return (rgb - self.mean) / self.std
+        return torch.addcmul(-self.mean / self.std, rgb, 1 / self.std)  # one pass over the image
 
     def forward(self, rgb: Tensor, given_mask: Tensor, see_given: Tensor) -> NetworkOutput:
         """Judge a batch and draw its masks.
@@ -280,16 +280,17 @@ class ThreeTierDCFNet(nn.Module):
 
     def _run_tiers(self, image: Tensor, binary: Tensor, pyramid: list[Tensor]) -> list[TierOutput]:
         outputs: list[TierOutput] = []
+        folded = fold(binary).contiguous(memory_format=torch.channels_last)
         for index in range(self.open_tiers):
             tier = self._tier(index)
             with self._gradient(index):
-                features = pyramid if index == 0 else tier.rgb(image, self._hand_on(outputs[-1]))
-                outputs.append(tier(features, binary))
+                features = pyramid if index == 0 else tier.rgb(image, self._hand_on(outputs[-1]), outputs[-1].size)
+                outputs.append(tier(features, folded))
         return outputs
 
     def _hand_on(self, output: TierOutput) -> Tensor:
-        """A tier's map as the next one sees it; each tier learns from its own verdict unless all learn end to end."""
-        return output.map if self.learns_end_to_end else output.map.detach()
+        """What the next tier makes the map from; each tier learns from its own verdict unless all learn end to end."""
+        return output.fused if self.learns_end_to_end else output.fused.detach()
 
     def _voices(self, outputs: list[TierOutput]) -> Tensor:
         """(B, 4) float32: the tiers' own logits and that of their fused features; 0 for what is not there."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import shlex
 import shutil
@@ -22,11 +23,14 @@ from models.cell_stage import CellStage, severity_metrics
 from models.inference import Prediction, SmearBatch, predict, see_all, see_none
 from models.saved import SavedNetwork
 from util.files import unwritable
+from util.metrics import classification_metrics
+from util.provenance import commit
 from util.report import ImageRow, Report, write_report
+from util.report_scores import Judged, difference, operating_point, unit_verdicts
 from util.results import output_stems, write_json, write_predictions
 from util.runlog import RunFolder, plain
 
-METRICS_SCHEMA = 1
+METRICS_SCHEMA = 2  # docs/metrics.schema.json describes it
 PICTURED = "test"  # the side whose masks and pictures are written
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "scipy", "scikit-learn", "scikit-image")
 
@@ -64,17 +68,25 @@ class SidesToTest(Protocol):
     def restained(self, side: str, device: torch.device) -> Mapping[str, Iterable[SmearBatch] | None]:
         """The same without their stain, by what was done to it; None where that cannot be done."""
 
-    def colour_baseline(self, side: str, seed: int) -> dict[str, Any] | None:
-        """The metrics of a classifier that sees colours only, or None where there is none."""
+    def colour_chances(self, side: str, seed: int) -> np.ndarray | None:
+        """(N,) chances of Anemic by a classifier that sees colours only, of the labelled images, or None."""
 
     def pixels(self, side: str, index: int) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
         """An image as its files hold it."""
 
 
+def _sha256(path: Path) -> str | None:
+    """The hash of a file; None where there is none."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def shared_groups(data: SidesToTest) -> list[str]:
     """Groups that stand on more than one side of the split; there must be none."""
     sides = [set(part.groups) for part in data.sides.values()]
-    return sorted(set.union(*(a & b for i, a in enumerate(sides) for b in sides[:i])))
+    return sorted(set().union(*(a & b for i, a in enumerate(sides) for b in sides[:i])))
 
 
 class TestRun:
@@ -109,11 +121,19 @@ class TestRun:
         self._clear()
         self.metrics: dict[str, Any] = {}
         self.segmentation: dict[str, Any] | None = None
+        self.judged: dict[str, Judged] = {}
         self.baseline: dict[str, Any] | None = None
+        self.margin: dict[str, Any] | None = None
+        self.colours: list[float] | None = None
         self.robustness: dict[str, Any] | None = None
         self.severity: dict[str, Any] | None = None
         self.masks_written: dict[str, int] = {}
         self.rows: list[ImageRow] = []
+
+    @property
+    def _interval(self) -> dict[str, int]:
+        """How intervals are drawn."""
+        return {"resamples": self.options.resamples, "seed": self.options.seed}
 
     def _clear(self) -> None:
         """Remove an earlier test's files, the page first: what is left of an interrupted test is no whole report."""
@@ -140,11 +160,14 @@ class TestRun:
             writer = self._writer(part, side, data)
             stream = writer.write(stream)
         result = self._result(stream, part)
-        self.metrics[side] = result.metrics(resamples=self.options.resamples, seed=self.options.seed)
+        self.metrics[side] = result.metrics(**self._interval)
+        known = result.judged()
+        if known is not None:
+            self.judged[side] = known
         name = "predictions.csv" if side == PICTURED else f"predictions_{side}.csv"
         write_predictions(self.results / name, result.prediction_rows(side, writer.columns if writer else None))
         if writer is not None:
-            score = writer.segmentation(resamples=self.options.resamples, seed=self.options.seed)
+            score = writer.segmentation(**self._interval)
             self.segmentation = {"split": side, **score} if score else None
             self.rows += writer.image_rows(result, side)
             self.severity = self._graded(writer, part)
@@ -182,7 +205,7 @@ class TestRun:
             found[name] = None
             if batches is not None:
                 result = self._result(self._predict(batches, f"{side}, {name.replace('_', '-')}", count), part)
-                found[name] = result.metrics(resamples=self.options.resamples, seed=self.options.seed)
+                found[name] = result.metrics(**self._interval)
         return found
 
     def _predict(self, batches: Iterable[SmearBatch], what: str, count: int) -> Iterator[Prediction]:
@@ -219,14 +242,35 @@ class TestRun:
             {
                 "schema_version": METRICS_SCHEMA,
                 "splits": self.metrics,
+                "operating_point": operating_point(self.options.operating_point, self.judged, **self._interval),
+                "verdicts": self._verdicts(),
                 "segmentation": self.segmentation,
                 "severity": self.severity,
                 "baselines": {"colour": self.baseline},
+                "differences": {"global_less_colour": self.margin},
                 "robustness": self.robustness,
                 "tiers_opened": self.saved.facts["tiers_opened"],
                 "provenance": self._provenance(data),
             }
         )
+
+    def _verdicts(self) -> dict[str, Any]:
+        """Metrics of whole groups and patients by side; None where the data name none."""
+        units = {"group": lambda side: side.group, "patient": lambda side: side.patient}
+        found: dict[str, Any] = {}
+        for unit, names in units.items():
+            by_side = {
+                side: unit_verdicts(judged, names(judged), **self._interval) for side, judged in self.judged.items()
+            }
+            found[unit] = by_side if any(by_side.values()) else None
+        return found
+
+    def _against_colours(self, chances: np.ndarray) -> None:
+        """Score what colours alone say of the test images, and how much better Global is on the same images."""
+        judged = self.judged[PICTURED]
+        self.baseline = classification_metrics(judged.label, chances, judged.group, **self._interval)
+        margin = difference(judged.label, judged.probability["global"], chances, judged.group, **self._interval)
+        self.margin, self.colours = {"split": PICTURED, **margin}, chances.tolist()
 
     def _provenance(self, data: SidesToTest) -> dict[str, Any]:
         facts = self.saved.facts
@@ -235,7 +279,13 @@ class TestRun:
             "synthetic": data.facts["synthetic"],
             "trained_on": facts["data"],
             "split": data.facts["sides"] | {"left_out": data.facts["excluded"]},
-            "weights": {"file": str(self.saved.path), "epoch": facts["epoch"], "started_from": facts["starts"]},
+            "weights": {
+                "file": str(self.saved.path),
+                "sha256": _sha256(self.saved.path),
+                "epoch": facts["epoch"],
+                "started_from": facts["starts"],
+            },
+            "commit": commit(),
             "voices": [[round(float(w), 4) for w in row] for row in self.network.weights.tolist()],
             "architecture": facts["architecture"],
             "binary_from": self.binary_sees,
@@ -287,7 +337,9 @@ class TestRun:
 
     def write_report(self, data: SidesToTest) -> Path:
         """Write metrics.json and the page, the page last, and return its path."""
-        self.baseline = data.colour_baseline(PICTURED, self.options.seed)
+        colours = data.colour_chances(PICTURED, self.options.seed) if PICTURED in self.judged else None
+        if colours is not None:
+            self._against_colours(colours)
         content = self.content(data)
         write_json(self.results / "metrics.json", content)
         report = Report(
@@ -295,6 +347,7 @@ class TestRun:
             metrics=content,
             images=self.rows,
             cells=self.cells.gallery if self.cells else None,
+            colours=self.colours,
             gate_log=self.folder.gate_rows(),
             history=self.folder.history(),
             warnings=self._warnings(data),

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from models.averaging import WeightAverage
 from models.discriminator import MaskHistory, PatchDiscriminator
-from models.inference import Prediction, SmearBatch, precision, predict
+from models.inference import Prediction, SmearBatch, predict
 from models.losses import AdversarialLoss, l1_loss, overlap_loss, verdict_loss
 from models.network import HEAD_KEYS, PRESETS, TIER_KEYS, TIERS, NetworkOutput, ThreeTierDCFNet
+from models.precision import MixedPrecision
 from models.sync_norm import synchronise_norms
 from models.voices import weigh_voices
 from util.distributed import ALONE, Ranks
@@ -282,8 +283,12 @@ class Trainer:
         width = PRESETS[network.architecture.preset].discriminator_width
         self.discriminator = PatchDiscriminator(width).to(device).to(memory_format=torch.channels_last)
         self.optimizer_discriminator = torch.optim.Adam(
-            self.discriminator.parameters(), lr=settings.lr_discriminator, betas=(0.5, 0.999)
+            self.discriminator.parameters(),
+            lr=settings.lr_discriminator,
+            betas=(0.5, 0.999),
+            fused=device.type == "cuda",
         )
+        self.mixed, self.mixed_discriminator = MixedPrecision(device), MixedPrecision(device)
         self.history = MaskHistory(-(-settings.pool_size // ranks.world), settings.seed + ranks.rank)
         self._learner = self._shared_learner()
         if ranks.rank > 0:  # each process drops other features; the first one draws as a lone one does
@@ -405,7 +410,7 @@ class Trainer:
 
     def _step(self, batch: SmearBatch, shows_true: Tensor, totals: EpochTotals) -> None:
         see_given = torch.where(batch.has_mask, shows_true, torch.full_like(shows_true, self.uses_stand_in))
-        with precision(self.device):
+        with self.mixed.autocast():
             output = self._learner(batch.rgb, batch.mask, see_given)
         pairs = self._pairs(batch)
         rgb, true = batch.rgb[pairs], batch.mask[pairs]
@@ -431,9 +436,8 @@ class Trainer:
         if self.ranks.several:  # every output is asked for its gradient, or the processes would wait for each other
             total = total + 0.0 * output.mask_logit.float().sum()
         self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), LARGEST_GRADIENT)
-        self.optimizer.step()
+        self.mixed.backward(total)
+        self.mixed.step(self.optimizer, self.network.parameters(), LARGEST_GRADIENT)
         if self.average is not None:
             self.average.update()
         shown = losses[0] / len(self.network.learning_voices)  # by voice, so that it does not rise as tiers open
@@ -485,7 +489,7 @@ class Trainer:
         if not judged or self.adversarial is None:
             return torch.zeros((), device=self.device)
         self.discriminator.requires_grad_(False)  # its weights do not learn from the generator's loss
-        with precision(self.device):
+        with self.mixed.autocast():
             scores = self.discriminator(rgb, probability)
         self.discriminator.requires_grad_(True)
         return self.adversarial(scores.float(), real=True)
@@ -495,15 +499,15 @@ class Trainer:
         loss = torch.zeros((), device=self.device)
         if len(rgb) > 0:
             loss = self._discriminator_loss(rgb, true, generated)
-            (loss * (share / self.ranks.world)).backward()
+            self.mixed_discriminator.backward(loss * (share / self.ranks.world))
         self.ranks.add_gradients(self.discriminator)
-        self.optimizer_discriminator.step()
+        self.mixed_discriminator.step(self.optimizer_discriminator)
         return loss.detach()
 
     def _discriminator_loss(self, rgb: Tensor, true: Tensor, generated: Tensor) -> Tensor:
         assert self.adversarial is not None
         old_rgb, old_mask = self.history.exchange(rgb, generated)
-        with precision(self.device):
+        with self.mixed_discriminator.autocast():
             real, fake = self.discriminator(rgb, true), self.discriminator(old_rgb, old_mask)
         return (self.adversarial(real.float(), real=True) + self.adversarial(fake.float(), real=False)) / 2
 
@@ -611,6 +615,7 @@ class Trainer:
             "discriminator": dict(self.discriminator.state_dict()),
             "optimizer": self.optimizer.state_dict(),
             "optimizer_discriminator": self.optimizer_discriminator.state_dict(),
+            "scalers": [self.mixed.state(), self.mixed_discriminator.state()],
             "ranks": self.ranks.gather(self._own_state()),
         }
 
@@ -626,6 +631,8 @@ class Trainer:
         self.discriminator.load_state_dict(state["discriminator"])
         self.optimizer.load_state_dict(_optimizer_state(state["optimizer"]))
         self.optimizer_discriminator.load_state_dict(_optimizer_state(state["optimizer_discriminator"]))
+        for mixed, kept in zip((self.mixed, self.mixed_discriminator), state["scalers"], strict=True):
+            mixed.load_state(kept)
         if len(state["ranks"]) == self.ranks.world:
             self._load_own_state(state["ranks"][self.ranks.rank])
 

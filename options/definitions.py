@@ -645,7 +645,8 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "overwrite",
         False,
-        "start anew in a name that already holds a run, or where an unfinished prediction lies; what it held is removed.",
+        "start anew in a name that already holds a run, or where an unfinished prediction lies; what is there is "
+        "removed.",
         _SAVE,
         (TRAIN, PREDICT),
     ),
@@ -810,7 +811,7 @@ OPTIONS: tuple[Option, ...] = (
         JUDGING,
         parse=at_least(0),
     ),
-    Option("display_id", 0, "visdom window id; 0 shows nothing.", _DISPLAY, parse=at_least(0)),
+    Option("display_id", 0, "visdom window id; 0 posts nothing (the log is kept).", _DISPLAY, parse=at_least(0)),
     Option("display_server", "http://localhost", "address of the visdom server.", _DISPLAY, (TRAIN,)),
     Option("display_port", 8097, "port of the visdom server.", _DISPLAY, (TRAIN,), parse=at_least(1)),
     Option("display_env", "main", "visdom environment.", _DISPLAY, (TRAIN,)),

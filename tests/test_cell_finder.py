@@ -347,6 +347,26 @@ def test_tiny_cells_are_warned_of(analyser: CellAnalyser) -> None:
     assert cells.summary.cells > 20 and cells.summary.severity is None and np.isnan(cells.summary.severity_score)
 
 
+def test_cells_too_small_to_be_told_apart_are_not_looked_for(
+    analyser: CellAnalyser, shipped: CellFinder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rgb = picture(discs((200, 260), lattice((200, 260), 5)))
+    whole = []
+    before = finder_module.map_cells
+    monkeypatch.setattr("models.module2.analysis.map_cells", lambda *given: whole.append(1) or before(*given))
+    cells = analyser(rgb)
+    assert (
+        not cells.looked_for
+        and not cells.instances.any()
+        and not cells.mask.any()
+        and cells.cell_diameter_px == pytest.approx(5, abs=1.5)
+    )
+    assert len(cells.warnings) == 1 and "too small to be told apart" in cells.warnings[0]
+    looks = len(whole)
+    assert CellAnalyser(shipped, CPU, cell_diameter=5.0)(rgb).summary.cells > 100, "who asks for them gets them"
+    assert looks <= 3
+
+
 # --- weights --------------------------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from models import inference
+from models.folding import folded
 from models.inference import predict, see_all
+from models.network import Architecture, ThreeTierDCFNet
 
 
 @dataclass
@@ -95,3 +98,53 @@ def test_turned_images_keep_the_layout_that_convolutions_are_fast_in(rng):
 def test_another_number_of_views_is_refused(rng):
     with pytest.raises(ValueError, match="found 3"):
         judge(Stub(8, lambda rgb: rgb[:, :1]), batch(rng, 8, 8), 3)
+
+
+def lived_in(preset, size, **parts):
+    """A network whose norms, heads and projections are not those of a fresh one, with some that are extreme."""
+    torch.manual_seed(3)
+    network = ThreeTierDCFNet(Architecture(preset, size, **parts)).to(memory_format=torch.channels_last)
+    network.open(3)
+    for name, parameter in network.named_parameters():
+        if "head." in name or "project" in name or "enter_binary" in name:
+            torch.nn.init.normal_(parameter, 0, 0.1)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(module.weight, 0.6, 0.6)  # some below zero
+            torch.nn.init.normal_(module.bias, 0, 0.3)
+            module.running_mean.normal_(0, 0.3)
+            module.running_var.uniform_(0.5, 2)
+            with torch.no_grad():
+                module.weight[0] = 0.0
+                module.weight[-1] = 1e-30
+    return network.eval()
+
+
+@pytest.mark.parametrize("preset", ["small", "lite"])
+@pytest.mark.parametrize("parts", [{}, {"binary_stream": False, "fusion": False}])
+def test_a_folded_network_says_the_same(preset, parts):
+    network = lived_in(preset, 64, **parts)
+    inputs = torch.rand(2, 3, 64, 64), torch.zeros(2, 1, 64, 64), torch.zeros(2, dtype=torch.bool)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    quick = folded(network)
+    with torch.no_grad():
+        expected, found = network(*inputs), quick(*inputs)
+    scale = max(1.0, float(expected.voices.abs().max()))
+    torch.testing.assert_close(found.voices, expected.voices, atol=1e-4 * scale, rtol=1e-4)
+    torch.testing.assert_close(found.mask_logit, expected.mask_logit, atol=1e-4, rtol=1e-4)
+    kinds = [type(module).__name__ for module in quick.modules()]
+    assert sum("BatchNorm" in kind for kind in kinds) <= 2  # what DenseNet ends with goes to several places
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_much_is_judged_by_a_folded_copy_and_little_by_the_network_itself(monkeypatch):
+    made = []
+    monkeypatch.setattr(inference, "folded", lambda network: (made.append(1), folded(network))[1])
+    network = lived_in("small", 64)
+    rng = np.random.default_rng(0)
+    given = batch(rng, 64, 64)
+    few = next(iter(predict(network, [given] * 2, torch.device("cpu"), see_all)))
+    assert made == []
+    many = next(iter(predict(network, [given] * 40, torch.device("cpu"), see_all)))
+    assert made == [1]
+    torch.testing.assert_close(many.voices, few.voices, atol=1e-3, rtol=1e-3)

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from util.errors import UserError
-from util.metrics import CLASSIFICATION_METRICS, SegmentationScore, classification_metrics, expected_calibration_error
+from util.metrics import (
+    CLASSIFICATION_METRICS,
+    THRESHOLD_METRICS,
+    SegmentationScore,
+    classification_metrics,
+    expected_calibration_error,
+    metrics_at,
+)
 
 
 def by_the_book(label, probability):
@@ -34,6 +41,8 @@ def by_the_book(label, probability):
             "precision": sk.precision_score(label, called, zero_division=np.nan),
             "f1": sk.f1_score(label, called) if anemic else np.nan,
             "auroc": sk.roc_auc_score(label, probability) if both else np.nan,
+            "average_precision": sk.average_precision_score(label, probability) if both else np.nan,
+            "brier": sk.brier_score_loss(label, probability, pos_label=1),
             "ece": float(multiclass_calibration_error(two_columns, torch.from_numpy(label), num_classes=2, n_bins=10)),
         }
 
@@ -55,6 +64,18 @@ def test_point_values_match_the_libraries(rng):
             assert found["ece"] == pytest.approx(expected["ece"], abs=1e-6)
         assert found["confusion_matrix"] == sk.confusion_matrix(label, probability > 0.5).tolist()
         assert found["n_groups"] == len(set(group))
+
+
+def test_calls_at_another_threshold(rng):
+    label, probability, group = made_up(rng, n=60, groups=9, decimals=1)
+    found = metrics_at(label, probability, group, 0.3, resamples=40, seed=7)
+    moved = np.where(probability > 0.3, 0.9, 0.1)  # the same calls at 0.5
+    same = classification_metrics(label, moved, group, resamples=40, seed=7)
+    assert found["threshold"] == 0.3
+    for key in THRESHOLD_METRICS:
+        assert found[key] == same[key] and found["ci95"][key] == same["ci95"][key]
+    assert found["confusion_matrix"] == sk.confusion_matrix(label, probability > 0.3).tolist()
+    assert set(found) == {"threshold", "confusion_matrix", "ci95", *THRESHOLD_METRICS}
 
 
 def test_intervals_match_a_bootstrap_written_out(rng):
@@ -98,6 +119,9 @@ def test_a_case_by_hand():
     assert found["confusion_matrix"] == [[2, 1], [1, 2]]
     assert found["accuracy"] == found["sensitivity"] == found["specificity"] == pytest.approx(2 / 3)
     assert found["auroc"] == pytest.approx(8 / 9)
+    # from the top: A A h A h h, so the three anemic images are found at precisions 1, 1 and 3 of 4
+    assert found["average_precision"] == pytest.approx((1 + 1 + 3 / 4) / 3)
+    assert found["brier"] == pytest.approx(np.mean((probability - label) ** 2))
     # bins of confidence: (.5, .6] holds .55 and .55, both wrong; (.7, .8] two of .8; (.8, .9] two of .9
     assert found["ece"] == pytest.approx((2 * 0.55 + 2 * 0.2 + 2 * 0.1) / 6)
     assert expected_calibration_error(np.array([]), np.array([])) is None
@@ -106,8 +130,8 @@ def test_a_case_by_hand():
 @pytest.mark.parametrize(
     ("label", "undefined"),
     [
-        ([1, 1, 1], {"balanced_accuracy", "specificity", "auroc"}),
-        ([0, 0, 0], {"balanced_accuracy", "sensitivity", "auroc", "f1"}),
+        ([1, 1, 1], {"balanced_accuracy", "specificity", "auroc", "average_precision"}),
+        ([0, 0, 0], {"balanced_accuracy", "sensitivity", "auroc", "average_precision", "f1"}),
         ([], set(CLASSIFICATION_METRICS)),
     ],
 )

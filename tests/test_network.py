@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
+from torch import nn
 
 from models.backbones import STANDARD, DenseNetPyramid, EfficientNetPyramid, ShuffleNetPyramid
+from models.compiling import compile_pieces
 from models.network import HEAD_KEYS, Architecture, ThreeTierDCFNet, tier_sizes
 
 
@@ -58,7 +62,8 @@ def test_the_standard_backbones_are_the_published_networks():
         assert set(theirs) - set(own) == {"classifier.weight", "classifier.bias"}
         pyramid.load_state_dict({key: theirs[key] for key in own})
         with torch.no_grad():
-            assert torch.equal(pyramid.eval()(image)[-1], reference.eval().forward_features(image))
+            expected = reference.eval().forward_features(image)
+            torch.testing.assert_close(pyramid.eval()(image)[-1], expected, atol=1e-4, rtol=1e-4)
     shuffle, reference = ShuffleNetPyramid(3, STANDARD).eval(), shufflenet_v2_x1_0().eval()
     theirs = reference.state_dict()
     own = shuffle.state_dict()
@@ -244,3 +249,40 @@ def test_which_voices_learn(opened, tuned, fusion, expected):
     network.tunes_earlier = tuned
     network.open(opened)
     assert network.learning_voices == expected
+
+
+def test_handing_on_features_before_they_are_resized_changes_nothing():
+    """A tier's entry projects, then resizes to the published map's size; the map itself, projected, is the same."""
+    network = ThreeTierDCFNet(Architecture("small", 96))
+    network.open(3)
+    network.eval()
+    for tier in network.tiers[1:]:
+        nn.init.normal_(tier.rgb.entry.project.weight, 0, 0.1)
+    image = torch.rand(2, 3, 96, 96)
+    with torch.no_grad():
+        outputs = network(image, torch.zeros(2, 1, 96, 96), torch.zeros(2, dtype=torch.bool)).tiers
+        for tier, before in zip(network.tiers[1:], outputs, strict=False):
+            by_map = tier.rgb(image, before.map)
+            for found, expected in zip(tier.rgb(image, before.fused, before.size), by_map, strict=True):
+                torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+            assert not torch.allclose(tier.rgb(image)[0], by_map[0], atol=1e-3)
+
+
+def test_compiled_pieces_keep_their_names_and_are_not_compiled_in_copies(monkeypatch, capsys):
+    monkeypatch.setattr(torch, "compile", lambda call: call)  # the real one takes minutes
+    network = build(fine_size=64)
+    names = list(network.state_dict())
+    compile_pieces(network)
+    assert "4 pieces are compiled" in capsys.readouterr().err
+    compiled = [module for module in network.modules() if module._compiled_call_impl is not None]
+    assert compiled == [*(tier.rgb for tier in network.tiers), network.decoder]
+    assert list(network.state_dict()) == names
+    assert all(module._compiled_call_impl is None for module in copy.deepcopy(network).modules())
+
+
+def test_a_decoder_that_draws_nothing_is_not_compiled(monkeypatch, capsys):
+    monkeypatch.setattr(torch, "compile", lambda call: call)
+    network = build(fine_size=64)
+    network.rest_decoder()
+    compile_pieces(network)
+    assert "3 pieces are compiled" in capsys.readouterr().err

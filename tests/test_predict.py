@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -31,6 +32,7 @@ from models.module2.morphometry import measure_cells
 from models.module2.severity import SeverityRule, score_cells, summarise
 from models.module2.smear_cells import BORDER, LeftOut, SmearCells
 from models.predicting import PredictRun
+from models.progress import UNFINISHED
 from models.saved import load_network
 from util.errors import UserError
 
@@ -542,6 +544,164 @@ def test_a_shell_s_call_ends_with_status_two_and_help_is_fast(tmp_path):
     assert "python 3TDCFNet_predict.py --dataroot smears" in shown and "--cell_diameter" in shown
 
 
+# ---- going on, pages, several runs ----------------------------------------------------------------------------------
+
+
+def interrupted(monkeypatch, at):
+    """Let the prediction be interrupted when it comes to an image; returns what undoes that."""
+    before, count = SmearStream.pixels, []
+
+    def pixels(self, position):
+        if position == at:
+            raise KeyboardInterrupt
+        count.append(position)
+        return before(self, position)
+
+    monkeypatch.setattr(SmearStream, "pixels", pixels)
+    return lambda: monkeypatch.setattr(SmearStream, "pixels", before)
+
+
+def contents(folder):
+    """All files of a folder but run.json and the page's account of how it was made."""
+    files = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    files.pop("run.json")
+    files["index.html"] = files["index.html"].split(b'id="provenance"')[0]
+    return files
+
+
+def test_an_interrupted_prediction_goes_on_and_ends_as_if_it_had_not_been(
+    runs, some, tmp_path, monkeypatch, fake_finder, capsys
+):
+    line = f"--dataroot some --name SEG --gpu_ids -1 --checkpoints_dir {runs} --batchSize 1 --num_workers 1"
+    assert call("predict", f"{line} --results_dir whole", monkeypatch, tmp_path) == 0
+    undo = interrupted(monkeypatch, 2)
+    with pytest.raises(KeyboardInterrupt):
+        call("predict", line, monkeypatch, tmp_path)
+    undo()
+    out = tmp_path / "results" / "SEG" / "predict_latest"
+    assert not any((out / name).exists() for name in ("index.html", "predictions.csv", "run.json", "cells.csv"))
+    assert "2 of 4 images are done: the same call with --continue_predict" in capsys.readouterr().err
+    (out / "masks" / ".field 2.png.0123456789abcdef").write_bytes(b"half")
+    with (out / UNFINISHED).open("ab") as file:
+        file.write(b'{"image": "field 2.png", "ste')  # cut off by a crash
+    assert "2 images judged" in refused(line, monkeypatch, tmp_path), "hours of work are not thrown away unasked"
+
+    before, again = SmearStream.pixels, []
+    monkeypatch.setattr(SmearStream, "pixels", lambda self, at: again.append(at) or before(self, at))
+    assert call("predict", f"{line} --continue_predict", monkeypatch, tmp_path) == 0
+    assert again == [2, 3] and "going on: 2 of 4 images" in capsys.readouterr().out
+    assert contents(out) == contents(tmp_path / "whole" / "SEG" / "predict_latest")
+    said, whole = (
+        json.loads((tmp_path / at / "SEG/predict_latest/run.json").read_text()) for at in ("results", "whole")
+    )
+    assert said["counts"] == whole["counts"] and said["provenance"]["judged_before"] == 2
+    assert "is whole" in refused(f"{line} --continue_predict", monkeypatch, tmp_path)
+
+
+def test_changed_and_removed_images_are_not_taken_over(runs, some, tmp_path, monkeypatch, fake_finder):
+    line = f"--dataroot some --name SEG --gpu_ids -1 --checkpoints_dir {runs} --batchSize 1 --num_workers 1"
+    undo = interrupted(monkeypatch, 3)
+    with pytest.raises(KeyboardInterrupt):
+        call("predict", line, monkeypatch, tmp_path)
+    undo()
+    (some / "field 0.png").unlink()
+    Image.open(some / "field 1.png").transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(some / "field 1.png")
+    put(some / "a first.png", 32)
+    assert call("predict", f"{line} --continue_predict", monkeypatch, tmp_path) == 0
+    assert call("predict", f"{line} --results_dir whole", monkeypatch, tmp_path) == 0
+    out = tmp_path / "results" / "SEG" / "predict_latest"
+    assert contents(out) == contents(tmp_path / "whole" / "SEG" / "predict_latest")
+    assert not (out / "masks" / "field 0.png").exists()
+
+
+def test_another_prediction_is_not_gone_on_with(runs, some, tmp_path, monkeypatch, fake_finder):
+    line = f"--dataroot some --name SEG --gpu_ids -1 --checkpoints_dir {runs} --batchSize 1 --num_workers 1"
+    undo = interrupted(monkeypatch, 2)
+    with pytest.raises(KeyboardInterrupt):
+        call("predict", line, monkeypatch, tmp_path)
+    undo()
+    text = refused(f"{line} --continue_predict --test_views 2", monkeypatch, tmp_path)
+    assert "test_views: 1, now 2" in text
+    assert "contradict" in refused(f"{line} --continue_predict --overwrite", monkeypatch, tmp_path)
+    (some.parent / "other").mkdir()
+    put(some.parent / "other" / "field 0.png")
+    assert "data:" in refused(f"{line} --continue_predict".replace("some", "other"), monkeypatch, tmp_path)
+    assert call("predict", f"{line} --overwrite --test_views 2", monkeypatch, tmp_path) == 0
+    assert len(rows_of(tmp_path / "results/SEG/predict_latest/predictions.csv")) == 4
+
+
+def test_with_nothing_to_go_on_with_it_begins(runs, some, tmp_path, monkeypatch):
+    line = f"--dataroot some --name SEG --gpu_ids -1 --checkpoints_dir {runs} --cells no --continue_predict"
+    assert call("predict", line, monkeypatch, tmp_path) == 0
+    assert not (tmp_path / "results/SEG/predict_latest" / UNFINISHED).exists()
+
+
+def test_one_prediction_at_a_time_writes_into_a_folder(runs, some, tmp_path, monkeypatch):
+    from util.lock import sole_writer
+
+    line = f"--dataroot some --name SEG --gpu_ids -1 --checkpoints_dir {runs} --cells no"
+    with sole_writer(tmp_path / "results" / "SEG" / "predict_latest", remedy="wait"):
+        assert "is being written by another process" in refused(line, monkeypatch, tmp_path)
+    assert not (tmp_path / "results" / "SEG" / "predict_latest").exists()
+    assert call("predict", line, monkeypatch, tmp_path) == 0
+
+
+def test_every_page_of_a_tiff_file_is_an_image(runs, some, tmp_path, monkeypatch, fake_finder):
+    pages = [Image.open(path) for path in sorted(some.glob("*.png"))[:3]]
+    (tmp_path / "odd").mkdir()
+    small = pages[2].resize((50, 40))
+    pages[0].save(tmp_path / "odd" / "stack.tif", save_all=True, append_images=[pages[1], small])
+    grey = np.asarray(pages[0].convert("L"))
+    deep = Image.fromarray(grey.astype(np.uint16) * 257)
+    deep.save(tmp_path / "odd" / "deep.tiff", save_all=True, append_images=[deep])
+    pages[1].save(tmp_path / "odd" / "one.tif")
+    pages[1].save(tmp_path / "odd" / "stack.jpg", quality=95)
+    whole = (tmp_path / "odd" / "stack.tif").read_bytes()
+    (tmp_path / "odd" / "cut.tif").write_bytes(whole[: len(whole) // 2])
+    line = f"--dataroot odd --name SEG --gpu_ids -1 --checkpoints_dir {runs}"
+    assert call("predict", line, monkeypatch, tmp_path) == 1
+    out = tmp_path / "results" / "SEG" / "predict_latest"
+    rows = {row["image"]: row for row in rows_of(out / "predictions.csv")}
+    stack = ["stack.tif#1", "stack.tif#2", "stack.tif#3"]
+    assert [name for name in rows if not name.startswith("cut")] == [
+        "deep.tiff#1", "deep.tiff#2", "one.tif", "stack.jpg", *stack
+    ]  # fmt: skip
+    assert rows["stack.tif#2"]["prob_anemic"] == rows["one.tif"]["prob_anemic"] != rows["stack.tif#1"]["prob_anemic"]
+    assert rows["deep.tiff#1"]["prob_anemic"] == rows["deep.tiff#2"]["prob_anemic"]
+    sizes = [Image.open(out / "masks" / f"{name}.png").size for name in stack]
+    assert sizes == [(128, 128), (128, 128), (50, 40)]
+    assert [item["image"].split("#")[0] for item in json.loads((out / "run.json").read_text())["skipped"]]
+    page = (out / "index.html").read_text()
+    assert "masks/stack.tif%233.png" in page and "stack.tif#3" in page
+
+
+def test_several_runs_are_heard_together(runs, smears, some, tmp_path, monkeypatch, fake_finder):
+    checkpoints = tmp_path / "checkpoints"
+    shutil.copytree(runs, checkpoints)
+    line = f"--dataroot {smears} --name OTHER --gpu_ids -1 --preset small --loadSize 96 --fineSize 80 --batchSize 8"
+    line += " --niter 1 --niter_decay 0 --seed 3 --cells no"
+    assert call("train", line, monkeypatch, tmp_path) == 0
+    line = "--dataroot some --gpu_ids -1"
+    for name in ("SEG", "OTHER"):
+        assert call("predict", f"{line} --name {name} --results_dir {name}", monkeypatch, tmp_path) == 0
+    assert call("predict", f"{line} --name SEG --ensemble OTHER", monkeypatch, tmp_path) == 0
+    out = tmp_path / "results" / "SEG" / "predict_latest_ensemble"
+    alone = [rows_of(tmp_path / name / name / "predict_latest" / "predictions.csv") for name in ("SEG", "OTHER")]
+    for both, one, other in zip(rows_of(out / "predictions.csv"), *alone, strict=True):
+        chances = [float(row["prob_anemic"]) for row in (one, other)]
+        assert float(both["prob_anemic"]) == pytest.approx(np.mean(chances), abs=2e-6)
+        assert float(both["prob_anemic_spread"]) == pytest.approx(np.ptp(chances), abs=3e-6)
+        assert float(both["prob_anemic_tier3"]) == pytest.approx(float(one["prob_anemic_tier3"]), abs=2e-6)
+        assert one["prob_anemic_spread"] == ""
+    run = json.loads((out / "run.json").read_text())
+    members = [(member["run"], member["load_size"]) for member in run["provenance"]["ensemble"]]
+    assert members == [("SEG", 64), ("OTHER", 96)]
+    page = (out / "index.html").read_text()
+    assert "runs differ by" in page and "SEG + OTHER" in page and "Nothing is kept of the training images" in page
+    assert "named twice" in refused(f"{line} --name SEG --ensemble SEG", monkeypatch, tmp_path)
+    assert "no trained run" in refused(f"{line} --name SEG --ensemble GONE", monkeypatch, tmp_path)
+
+
 # ---- files of the cells ---------------------------------------------------------------------------------------------
 
 
@@ -607,7 +767,7 @@ def test_the_shipped_weights_say_the_same_by_command_and_called_directly(tmp_pat
 
 def test_grades_of_images_called_healthy_are_not_counted():
     run = PredictRun.__new__(PredictRun)
-    run.network = SimpleNamespace(open_tiers=0)
+    run.heads, run.panel = ["global"], SimpleNamespace(judges=[])
     run.stage = SimpleNamespace(gallery=SimpleNamespace(rows=list))
     called = [(0, "Chronic"), (0, "Mild"), (1, "Chronic"), (1, "Chronic"), (1, "Mild"), (1, None)]
     rows = [{"label_pred": label, "severity_pred": grade, "prob_anemic": float(label)} for label, grade in called]

@@ -370,6 +370,8 @@ def test_sections_stand_in_order_and_in_the_navigation(tmp_path):
     )
     full.metrics |= {"segmentation": {"dice": 0.9, "iou": 0.8}, "severity": {"n": 3}}
     full.metrics["robustness"] = {"grey": {"global": scores()}, "stain_normalised": None}
+    full.metrics["operating_point"] = {"rule": "youden", "chosen_on": "val", "splits": {"test": {"global": scores()}}}
+    full.metrics["verdicts"] = {"group": {"test": {"global": scores()}}, "patient": None}
     page = page_of(tmp_path, full)
     keys = [section.key for section in SECTIONS]
     assert [e[1]["id"] for e in page.all("section")] == keys

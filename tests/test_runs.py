@@ -155,10 +155,10 @@ def test_colours_that_tell_the_classes_apart_are_scored_so_and_others_not(tmp_pa
     learned, tested = (decode(part, SIDE, progress=False) for part in (records[:16], records[16:]))
     groups = [record.name for record in records[16:]]
     scores = score_colours(ColourRecord.of(learned), tested, records[16:], groups, seed=0)
-    assert (scores["n"], scores["accuracy"], scores["auroc"]) == (8, 1.0, 1.0)
-    assert set(scores["ci95"]) >= {"accuracy", "auroc"}
+    assert (scores.metrics["n"], scores.metrics["accuracy"], scores.metrics["auroc"]) == (8, 1.0, 1.0)
+    assert set(scores.metrics["ci95"]) >= {"accuracy", "auroc"}
     shuffled = ColourRecord.of(learned)._replace(labels=np.array([0, 0, 1, 1] * 4))
-    assert score_colours(shuffled, tested, records[16:], groups, seed=0)["auroc"] < 0.95
+    assert score_colours(shuffled, tested, records[16:], groups, seed=0).metrics["auroc"] < 0.95
     assert score_colours(shuffled._replace(labels=np.zeros(16, int)), tested, records[16:], groups, seed=0) is None
 
 
@@ -173,10 +173,10 @@ def test_colours_are_those_of_the_training_side_and_labelled_images_only(smears,
 def test_a_test_scores_the_colours_unless_they_were_not_kept(smears, tmp_path):
     train(smears, tmp_path).record(tmp_path / "split.csv")
     tested = opened_for_test(smears, tmp_path)
-    assert tested.colour_baseline("test", seed=0)["n"] == len(tested.sides["test"].records)
-    assert opened_for_test(smears, tmp_path, loadSize=2 * SIDE).colour_baseline("test", seed=0) is None
+    assert len(tested.colour_chances("test", seed=0)) == len(tested.sides["test"].records)
+    assert opened_for_test(smears, tmp_path, loadSize=2 * SIDE).colour_chances("test", seed=0) is None
     (tmp_path / COLOURS).unlink()
-    assert opened_for_test(smears, tmp_path).colour_baseline("test", seed=0) is None
+    assert opened_for_test(smears, tmp_path).colour_chances("test", seed=0) is None
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 damaged", None])

@@ -155,13 +155,44 @@ class CellGallery:
             name, stem, rgb, instances, cells, left_out, summary, cell_diameter_px, warnings, severity_true
         )
         row = _row(index, shown, page_path(stem) if index < self.pages else None)
-        with self._lock:
-            if index in self._rows:
-                raise ValueError(f"image {index} ({name!r}) was added before")
-            self._rows[index] = row
-            self._count(shown)
+        self._keep(row, shown)
         if row.page is not None:
             write_cell_page(self.folder, shown)
+        return row
+
+    def recall(
+        self,
+        *,
+        index: int,
+        name: str,
+        stem: str,
+        cells: Sequence[Mapping[str, Any]],
+        left_out: Sequence[Mapping[str, Any]],
+        summary: Mapping[str, Any],
+        cell_diameter_px: float,
+        warnings: Sequence[str],
+    ) -> GalleryRow:
+        """Count an image that was added before this process began: as ``add``, with its page as it was left.
+
+        Raises:
+            ValueError: the index was there before, or the stem leads out of the folder.
+        """
+        nothing = np.zeros((0, 0), np.int32)
+        picture = np.zeros((0, 0, 3), np.uint8)
+        shown = SmearShown(name, stem, picture, nothing, cells, left_out, summary, cell_diameter_px, warnings)
+        page = page_path(stem)
+        paged = index < self.pages and (self.folder / page).is_file()
+        return self._keep(_row(index, shown, page if paged else None), shown)
+
+    def __contains__(self, index: int) -> bool:
+        return index in self._rows
+
+    def _keep(self, row: GalleryRow, shown: SmearShown) -> GalleryRow:
+        with self._lock:
+            if row.index in self._rows:
+                raise ValueError(f"image {row.index} ({row.name!r}) was added before")
+            self._rows[row.index] = row
+            self._count(shown)
         return row
 
     def _count(self, shown: SmearShown) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,13 @@ class Resampled:
         """The 95% percentile interval."""
         low, high = np.nanpercentile(self.resamples, [2.5, 97.5])
         return float(low), float(high)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain ``value`` and ``ci95``; None where the figure, or half of its resamples, is undefined."""
+        known = self.resamples[~np.isnan(self.resamples)]
+        defined = not np.isnan(self.value)
+        sound = defined and self.resamples.size > 0 and 2 * known.size >= self.resamples.size
+        return {"value": float(self.value) if defined else None, "ci95": list(self.interval) if sound else None}
 
     def __sub__(self, other: Resampled) -> Resampled:
         """The paired difference."""
@@ -73,17 +81,23 @@ def over_folds(
     names, member = group_index(group)
     label, logit, fold = np.asarray(label), np.asarray(logit, dtype=np.float64), np.asarray(fold)
     right = ((logit > 0) == (label > 0)).astype(np.float64)
-    drawn = [np.ones((1, len(names))), *group_weights(len(names), resamples, seed)]
-    weights = np.concatenate(drawn)
-    by_fold: dict[str, list[Floats]] = {measure: [] for measure in MEASURES}
-    for each in np.unique(fold):
-        rows = fold == each
-        by_fold["auroc"].append(weighted_aurocs(label[rows], logit[rows], member[rows], weights))
-        images = weights[:, member[rows]]
-        with np.errstate(invalid="ignore"):
-            by_fold["accuracy"].append((images @ right[rows]) / images.sum(axis=1))
-    means = {measure: _mean_of_known(np.stack(values)) for measure, values in by_fold.items()}
+    by_block: dict[str, list[Floats]] = {measure: [] for measure in MEASURES}
+    for weights in chain([np.ones((1, len(names)))], group_weights(len(names), resamples, seed, columns=len(label))):
+        by_fold = [_of_fold(label, logit, right, member, fold == each, weights) for each in np.unique(fold)]
+        for measure in MEASURES:
+            by_block[measure].append(_mean_of_known(np.stack([values[measure] for values in by_fold])))
+    means = {measure: np.concatenate(values) for measure, values in by_block.items()}
     return {measure: Resampled(float(values[0]), values[1:]) for measure, values in means.items()}
+
+
+def _of_fold(
+    label: NDArray[Any], logit: Floats, right: Floats, member: NDArray[Any], rows: NDArray[np.bool_], weights: Floats
+) -> dict[str, Floats]:
+    """Both measures of one fold's images under (R, groups) weights, (R,) each."""
+    images = weights[:, member[rows]]
+    with np.errstate(invalid="ignore"):
+        accuracy = (images @ right[rows]) / images.sum(axis=1)
+    return {"auroc": weighted_aurocs(label[rows], logit[rows], member[rows], weights), "accuracy": accuracy}
 
 
 def _mean_of_known(values: Floats) -> Floats:

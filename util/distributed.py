@@ -107,9 +107,9 @@ class Ranks:
         if self.first:
             yield
             return
-        with Path(os.devnull).open("w") as nowhere:
-            with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-                yield
+        nowhere = Path(os.devnull).open("w")  # noqa: SIM115 - the next line closes it
+        with nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+            yield
 
 
 ALONE = Ranks()

@@ -38,7 +38,9 @@ font-family:system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,san
 .dcf .gate{stroke:var(--ink);stroke-width:1.2;stroke-dasharray:2 3}
 .dcf .need{stroke:var(--soft);stroke-width:1.2;stroke-dasharray:6 3}
 .dcf .line{fill:none;stroke-width:1.9;stroke-linejoin:round}
-.dcf .dash{stroke-dasharray:5 3.5}.dcf .dot{stroke-dasharray:1.5 3}
+.dcf .dash{stroke-dasharray:5 3.5}.dcf .dot{stroke-dasharray:1.5 3}.dcf .dash2{stroke-dasharray:9 3 2 3}
+.dcf .strong{stroke-width:2.6}.dcf .thin{stroke-width:1.2}
+.dcf .ring{fill:var(--paper);stroke:var(--ink);stroke-width:2}.dcf .diamond{stroke:var(--paper);stroke-width:1.2}
 .dcf .halo{paint-order:stroke;stroke:var(--paper);stroke-width:4px;stroke-linejoin:round}
 .dcf .kept{fill:var(--paper);stroke:var(--c0);stroke-width:1.4}
 """ + "".join(f".dcf .s{i}{{stroke:var(--c{i})}}.dcf .f{i}{{fill:var(--c{i})}}" for i in range(8))

@@ -2,9 +2,9 @@
 
 Images of one patient (or tiles of one smear) are not independent, so whole groups are drawn with replacement and never
 single images: the cluster bootstrap (Field and Welsh, J. R. Stat. Soc. B 69, 2007; Davison and Hinkley, 1997, section
-3.8), with percentile intervals. Everything in a resample but the AUROC is a ratio of sums over groups, so 1,000
-resamples are one product of a count matrix with per-group sums; the AUROC is the weighted Mann-Whitney statistic of the
-same counts.
+3.8), with percentile intervals. Everything in a resample but the AUROC and the average precision is a ratio of
+sums over groups, so 1,000 resamples are one product of a count matrix with per-group sums; these two are sums over the
+ranking, weighted by the same counts (the AUROC is the Mann-Whitney statistic).
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ THRESHOLD = 0.5  # a probability above it is called Anemic
 ECE_BINS = 10
 CONFIDENCE_LEVEL = 95.0
 COUNT_METRICS = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "precision", "f1", "ece")
-CLASSIFICATION_METRICS = (*COUNT_METRICS[:-1], "auroc", "ece")
+THRESHOLD_METRICS = COUNT_METRICS[:-1]  # those that depend on where Anemic begins
+CLASSIFICATION_METRICS = (*THRESHOLD_METRICS, "auroc", "average_precision", "brier", "ece")
 SEGMENTATION_METRICS = ("dice", "iou", "dice_mean")
 CELLS_PER_CHUNK = 2_000_000  # elements of one block of resamples x images: 16 MB of float64
 
@@ -37,8 +38,9 @@ def classification_metrics(
 
     An image is called Anemic where its probability exceeds 0.5. A metric that has nothing to divide by (sensitivity and
     F1 without an Anemic image, specificity without a Healthy one, precision where nothing is called Anemic, balanced
-    accuracy and AUROC with one class only) is None. An interval is None where the metric is, where there are fewer than
-    two groups, or where fewer than half of the resamples define the metric; other undefined resamples are left out.
+    accuracy, AUROC and average precision with one class only) is None. An interval is None where the metric is, where
+    there are fewer than two groups, or where fewer than half of the resamples define the metric; other undefined
+    resamples are left out.
 
     Args:
         label: (N,) integers, 1 = Anemic, 0 = Healthy.
@@ -48,7 +50,8 @@ def classification_metrics(
         seed: seed of the resampling; equal inputs and seeds give equal intervals.
 
     Returns:
-        n, n_groups, accuracy, balanced_accuracy, sensitivity, specificity, precision, f1, auroc, ece,
+        n, n_groups, accuracy, balanced_accuracy, sensitivity, specificity, precision, f1, auroc, average_precision (the
+        step-wise area under the precision-recall curve), brier (mean squared error of the probability), ece,
         confusion_matrix [[tn, fp], [fn, tp]] and ci95 {metric: [low, high] or None}, all in plain Python types.
 
     Raises:
@@ -58,7 +61,7 @@ def classification_metrics(
     truth, score = _checked(label, probability, group)
     names, member = group_index(group)
     called = (score > THRESHOLD).astype(np.int64)
-    point = _point_values(truth, called, score)
+    point = _called_values(truth, called) | _score_values(truth, score)
     estimates = _bootstrap(truth, score, member, len(names), resamples, seed)
     return {
         "n": int(truth.size),
@@ -67,6 +70,43 @@ def classification_metrics(
         "confusion_matrix": _confusion(truth, called).tolist(),
         "ci95": {key: _interval(point[key], estimates[key], len(names)) for key in CLASSIFICATION_METRICS},
     }
+
+
+def metrics_at(
+    label: NDArray[Any],
+    probability: NDArray[Any],
+    group: Sequence[str],
+    threshold: float,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Score the calls of a head at another threshold than 0.5: what is Anemic is what exceeds it.
+
+    Args:
+        label: (N,) integers, 1 = Anemic, 0 = Healthy.
+        probability: (N,) probability of Anemic in [0, 1].
+        group: N names.
+        threshold: what a probability must exceed.
+        resamples: bootstrap resamples.
+        seed: seed of the resampling.
+
+    Returns:
+        threshold, the ``THRESHOLD_METRICS``, confusion_matrix and ci95, as in ``classification_metrics``.
+
+    Raises:
+        ValueError, UserError: as ``classification_metrics``.
+    """
+    truth, score = _checked(label, probability, group)
+    names, member = group_index(group)
+    called = (score > threshold).astype(np.int64)
+    point = _called_values(truth, called)
+    counts = _sum_by_group(_cells(truth, called), member, len(names))
+    drawn = [counts[:0]] + [weight @ counts for weight in group_weights(len(names), resamples, seed)]
+    estimates = _count_ratios(np.concatenate(drawn))
+    ci95 = {key: _interval(point[key], estimates[key], len(names)) for key in THRESHOLD_METRICS}
+    matrix = _confusion(truth, called).tolist()
+    return {"threshold": float(threshold), **point, "confusion_matrix": matrix, "ci95": ci95}
 
 
 def expected_calibration_error(truth: NDArray[Any], score: NDArray[Any], bins: int = ECE_BINS) -> float | None:
@@ -91,6 +131,23 @@ def expected_calibration_error(truth: NDArray[Any], score: NDArray[Any], bins: i
         np.asarray(truth), np.asarray(score, dtype=np.float64), np.zeros(len(truth), np.int64), 1, bins
     )
     return float(_ece_of(sums)[0])
+
+
+def common_pixels(predicted: NDArray[np.bool_], true: NDArray[np.bool_]) -> tuple[int, int]:
+    """How many pixels two masks share, and how many both have together.
+
+    Raises:
+        ValueError: the masks are not bool or differ in shape.
+    """
+    if predicted.shape != true.shape or predicted.dtype != bool or true.dtype != bool:
+        found = f"{predicted.dtype}{predicted.shape} and {true.dtype}{true.shape}"
+        raise ValueError(f"masks must be bool arrays of one shape, not {found}")
+    return int(np.count_nonzero(predicted & true)), int(predicted.sum()) + int(true.sum())
+
+
+def dice_of(common: int, total: int) -> float:
+    """Dice of one pair of masks; two empty ones agree (1.0)."""
+    return 2 * common / total if total else 1.0
 
 
 class SegmentationScore:
@@ -124,13 +181,13 @@ class SegmentationScore:
         Raises:
             ValueError: the masks are not bool or differ in shape.
         """
-        if predicted.shape != true.shape or predicted.dtype != bool or true.dtype != bool:
-            found = f"{predicted.dtype}{predicted.shape} and {true.dtype}{true.shape}"
-            raise ValueError(f"masks must be bool arrays of one shape, not {found}")
-        common, total = int(np.count_nonzero(predicted & true)), int(predicted.sum()) + int(true.sum())
+        return self.add(*common_pixels(predicted, true), group)
+
+    def add(self, common: int, total: int, group: str | None = None) -> float:
+        """Add one image by its pixels, as ``common_pixels`` counts them; see ``update``."""
         self._groups.append(f"\0{len(self._sums)}" if group is None else group)  # NUL: no file can bear that name
         self._sums.append((common, total))
-        return 2 * common / total if total else 1.0
+        return dice_of(common, total)
 
     def result(self, *, resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
         """Pooled and mean figures with 95% intervals over groups.
@@ -198,8 +255,8 @@ def _confusion(truth: Integers, called: Integers) -> Integers:
     return confusion_matrix(truth, called, labels=[0, 1])
 
 
-def _point_values(truth: Integers, called: Integers, score: Floats) -> dict[str, float | None]:
-    """Point values from scikit-learn, None where the metric's denominator is empty."""
+def _called_values(truth: Integers, called: Integers) -> dict[str, float | None]:
+    """Point values of calls from scikit-learn, None where the metric's denominator is empty."""
     from sklearn import metrics
 
     anemic, healthy = bool((truth == 1).any()), bool((truth == 0).any())
@@ -210,7 +267,18 @@ def _point_values(truth: Integers, called: Integers, score: Floats) -> dict[str,
         "specificity": _when(healthy, metrics.recall_score, 1 - truth, 1 - called),
         "precision": _when(bool(called.any()), metrics.precision_score, truth, called, zero_division=0),
         "f1": _when(anemic, metrics.f1_score, truth, called),
-        "auroc": _when(anemic and healthy, metrics.roc_auc_score, truth, score),
+    }
+
+
+def _score_values(truth: Integers, score: Floats) -> dict[str, float | None]:
+    """Point values of probabilities, likewise."""
+    from sklearn import metrics
+
+    both = bool((truth == 1).any() and (truth == 0).any())
+    return {
+        "auroc": _when(both, metrics.roc_auc_score, truth, score),
+        "average_precision": _when(both, metrics.average_precision_score, truth, score),
+        "brier": _when(truth.size > 0, metrics.brier_score_loss, truth, score, pos_label=1),
         "ece": expected_calibration_error(truth, score),
     }
 
@@ -223,19 +291,24 @@ def _bootstrap(
     truth: Integers, score: Floats, member: Integers, n_groups: int, resamples: int, seed: int
 ) -> dict[str, Floats]:
     """Every metric of every resample, (resamples,) each, NaN where a resample does not define it."""
-    called = score > THRESHOLD
-    cells = np.column_stack([(truth == t) & (called == c) for t in (0, 1) for c in (False, True)]).astype(np.float64)
-    counts = _sum_by_group(cells, member, n_groups)  # (groups, 4): tn, fp, fn, tp
+    counts = _sum_by_group(_cells(truth, score > THRESHOLD), member, n_groups)
     calibration = _calibration_sums(truth, score, member, n_groups, ECE_BINS)
+    squared = _sum_by_group(np.column_stack([(score - truth) ** 2, np.ones(len(truth))]), member, n_groups)
     ranks = _WeightedRanks(truth, score, member)
     chunks: dict[str, list[Floats]] = {key: [np.empty(0)] for key in CLASSIFICATION_METRICS}
     for weight in group_weights(n_groups, resamples, seed, columns=len(truth)):
         values = _count_ratios(weight @ counts)
         values["ece"] = _ece_of(np.tensordot(weight, calibration, axes=1))
-        values["auroc"] = ranks.auroc(weight)
+        values["auroc"], values["average_precision"] = ranks.areas(weight)
+        values["brier"] = _ratio(*(weight @ squared).T)
         for key, value in values.items():
             chunks[key].append(value)
     return {key: np.concatenate(parts) for key, parts in chunks.items()}
+
+
+def _cells(truth: Integers, called: NDArray[Any]) -> Floats:
+    """(N, 4) float64, which of tn, fp, fn, tp each image is."""
+    return np.column_stack([(truth == t) & (called == c) for t in (0, 1) for c in (0, 1)]).astype(np.float64)
 
 
 def group_weights(n_groups: int, resamples: int, seed: int, columns: int = 1) -> Iterator[Floats]:
@@ -300,11 +373,11 @@ def weighted_aurocs(truth: Integers, score: NDArray[Any], member: Integers, weig
     """
     ranks = _WeightedRanks(np.asarray(truth), np.asarray(score, dtype=np.float64), member)
     rows = max(1, CELLS_PER_CHUNK // max(1, len(member)))
-    return np.concatenate([ranks.auroc(weights[start : start + rows]) for start in range(0, len(weights), rows)])
+    return np.concatenate([ranks.areas(weights[start : start + rows])[0] for start in range(0, len(weights), rows)])
 
 
 class _WeightedRanks:
-    """The AUROC of one ranking under many weightings of its images: sorted once, one cumulative sum per resample."""
+    """The areas under the curves of one ranking, under many weightings of its images: sorted once for all of them."""
 
     def __init__(self, truth: Integers, score: Floats, member: Integers) -> None:
         order = np.argsort(score, kind="stable")
@@ -312,14 +385,22 @@ class _WeightedRanks:
         self._member, self._anemic = member[order], truth[order].astype(np.float64)
         self._starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]]) if ranked.size else np.empty(0, np.int64)
 
-    def auroc(self, weight: Floats) -> Floats:
-        """(R, groups) weights to (R,) values of P(anemic above healthy) + P(tied) / 2, NaN without both classes."""
+    def areas(self, weight: Floats) -> tuple[Floats, Floats]:
+        """AUROC and average precision under (R, groups) weights, (R,) each, NaN without both classes.
+
+        The AUROC is P(anemic above healthy) + P(tied) / 2; the average precision is the sum over distinct scores of the
+        share of anemic images there, times the precision of calling all from there on up.
+        """
         images = weight[:, self._member]
         anemic = np.add.reduceat(images * self._anemic, self._starts, axis=1)
         healthy = np.add.reduceat(images * (1 - self._anemic), self._starts, axis=1)
         below = np.cumsum(healthy, axis=1) - healthy
         wins = (anemic * (below + healthy / 2)).sum(axis=1)
-        return _ratio(wins, anemic.sum(axis=1) * healthy.sum(axis=1))
+        total, rest = anemic.sum(axis=1), healthy.sum(axis=1)
+        true = total[:, None] - np.cumsum(anemic, axis=1) + anemic  # called Anemic from here on up, rightly
+        precision = np.nan_to_num(_ratio(true, true + rest[:, None] - below))
+        area = np.where(rest > 0, _ratio((anemic * precision).sum(axis=1), total), np.nan)
+        return _ratio(wins, total * rest), area
 
 
 def _ratio(numerator: Floats, denominator: Floats) -> Floats:

@@ -56,6 +56,9 @@ class JudgedImage:
         severity: Mild, Chronic, or None.
         severity_score: 0 normal to 1 worst, or None.
         warnings: what the reader must know of it.
+        spread: the highest less the lowest chance by the runs of an ensemble, or None.
+        novelty: how unlike the training images it is: ``score``, the largest of ``features``, ``focus`` and ``stain``,
+            1 being the limit; None where that is not known.
     """
 
     name: str
@@ -70,6 +73,8 @@ class JudgedImage:
     severity: str | None = None
     severity_score: float | None = None
     warnings: Sequence[str] = ()
+    spread: float | None = None
+    novelty: Mapping[str, float | None] | None = None
 
 
 @dataclass
@@ -204,6 +209,9 @@ def _summary(page: PredictPage) -> Tags:
         words = ", ".join(f"{count} {grade}" for grade, count in graded.items())
         cards.append(_card("Red cells found", counts["cells"], f"{counts.get('overlapped')} touch another"))
         cards.append(_card("Graded, of the Anemic", sum(graded.values()), words, "Chronic means severe"))
+    if "unlike_training" in counts:
+        share = _share(counts["unlike_training"], judged)
+        cards.append(_card("Unlike the training images", counts["unlike_training"], share, "see the images' novelty"))
     if counts.get("skipped"):
         cards.append(_card("Skipped", counts["skipped"], "could not be judged, see below"))
     lead = tags.p(
@@ -211,7 +219,25 @@ def _summary(page: PredictPage) -> Tags:
         " same weights on labelled smears of the same laboratory. Global, the fused output of the tiers, decides.",
         cls="lead",
     )
-    return [_section("short", "In short", lead, tags.div(*cards, cls="cards"))]
+    notes = [tags.p(note, cls="footnote") for note in _novelty_notes(page)]
+    return [_section("short", "In short", lead, tags.div(*cards, cls="cards"), *notes)]
+
+
+def _novelty_notes(page: PredictPage) -> list[str]:
+    """What novelty is, or that it is not known of some run."""
+    known = (page.run.get("provenance") or {}).get("novelty") or {}
+    notes = []
+    if any(known.values()):
+        notes.append(
+            "Novelty says how unlike the images that the network learned from an image is: by what the network sees in"
+            " it (features), by its sharpness (focus) and by its colours (stain). 1 is the limit of each measure, which"
+            " one in a hundred of the training images passes."
+        )
+    without = [printable(name) for name, kept in known.items() if not kept]
+    if without:
+        runs = ", ".join(without)
+        notes.append(f"Nothing is kept of the training images of {runs}: whether images are unlike them is not known.")
+    return notes
 
 
 def _share(count: Any, total: int) -> str:
@@ -295,6 +321,7 @@ def _image_card(image: JudgedImage, home: str) -> Any:
         tags.span(called, cls=f"verdict {called.lower()}"),
         *[tags.p(text) for text in _cell_words(image)],
     ]
+    about += [tags.p(text) for text in _doubt_words(image)]
     if image.cells_page:
         about.append(tags.p(tags.a("its cells", href=_linked(image.cells_page, home))))
     about += [tags.p(outside(warning), cls="own") for warning in image.warnings]
@@ -315,6 +342,16 @@ def _cell_words(image: JudgedImage) -> list[str]:
     if image.label == _ANEMIC and image.severity:
         score = f" (score {image.severity_score:.3f})" if is_number(image.severity_score) else ""
         words.append(f"graded {image.severity}{score}")
+    return words
+
+
+def _doubt_words(image: JudgedImage) -> list[str]:
+    """How far the runs of an ensemble disagree, and how unlike the training images the image is."""
+    words = [f"runs differ by {image.spread:.3f}"] if image.spread is not None else []
+    known = image.novelty or {}
+    parts = [f"{name} {value:.2f}" for name, value in known.items() if name != "score" and is_number(value)]
+    if parts:
+        words.append(f"novelty {known['score']:.2f} ({', '.join(parts)})")
     return words
 
 

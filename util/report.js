@@ -7,6 +7,8 @@
   const list = document.getElementById("image-list");
   const search = document.getElementById("image-search");
   const split = document.getElementById("image-split");
+  const sort = document.getElementById("image-sort");
+  const go = document.getElementById("image-page");
   const choices = [...document.querySelectorAll("#images [data-show]")];
   const words = data.rows.map((row) => `${row[NAME]}\n${row[GROUP]}`.toLowerCase());
   const shown = {
@@ -15,7 +17,31 @@
     healthy: (row) => (row[TRUTH] ?? row[CALLED]) === 0,
     anemic: (row) => (row[TRUTH] ?? row[CALLED]) === 1,
   };
+  const GLOBAL = data.heads.length - 1;
+  const last = (value) => value ?? Infinity; // what has no figure stands at the end of every order
+  const chance = (row) => row[PROBABILITY][GLOBAL];
+  const isWrong = (row) => shown.wrong(row) && chance(row) !== null;
+  const keys = {
+    data: null,
+    wrong: (row) => isWrong(row) ? -Math.abs(chance(row) - data.threshold) : Infinity,
+    highest: (row) => chance(row) === null ? Infinity : -chance(row),
+    lowest: (row) => last(chance(row)),
+    dice: (row) => last(row[DICE]),
+    name: (row) => row[NAME],
+  };
+  const collator = new Intl.Collator(undefined, { numeric: true });
+  const orders = { data: data.rows.map((_, index) => index) }; // each is made once, when it is first asked for
   let show = "all", page = 0, found = [];
+
+  function order(name) {
+    if (!orders[name]) {
+      const key = data.rows.map(keys[name]);
+      const compare = name === "name" ? (a, b) => collator.compare(key[a], key[b])
+        : (a, b) => (key[a] < key[b] ? -1 : key[a] > key[b] ? 1 : 0);
+      orders[name] = orders.data.slice().sort((a, b) => compare(a, b) || a - b);
+    }
+    return orders[name];
+  }
 
   function element(tag, attributes = {}, ...children) {
     const space = ["svg", "rect", "line"].includes(tag) ? "http://www.w3.org/2000/svg" : "http://www.w3.org/1999/xhtml";
@@ -82,6 +108,8 @@
     const rows = found.slice(page * PER_PAGE, (page + 1) * PER_PAGE).map((index) => card(data.rows[index]));
     list.replaceChildren(...(rows.length ? rows : [element("p", { class: "empty panel" }, "No image fits. Clear the search or choose All.")]));
     const first = found.length ? page * PER_PAGE + 1 : 0;
+    go.value = page + 1;
+    go.max = pages;
     const range = `${first} to ${Math.min(found.length, (page + 1) * PER_PAGE)} of ${found.length} images, page ${page + 1} of ${pages}`;
     for (const node of document.querySelectorAll("#images .where")) node.textContent = range;
     for (const node of document.querySelectorAll("#images [data-step='-1']")) node.disabled = page === 0;
@@ -91,10 +119,11 @@
   function select() {
     const wanted = search.value.trim().toLowerCase();
     found = [];
-    data.rows.forEach((row, index) => {
+    for (const index of order(sort.value)) {
+      const row = data.rows[index];
       const fits = shown[show](row) && (!split.value || row[SPLIT] === split.value);
       if (fits && words[index].includes(wanted)) found.push(index);
-    });
+    }
     page = 0;
     draw();
   }
@@ -115,6 +144,12 @@
   }
   search.addEventListener("input", select);
   split.addEventListener("change", select);
+  sort.addEventListener("change", select);
+  go.addEventListener("change", () => {
+    page = Math.round(Number(go.value) || 1) - 1;
+    draw();
+    document.getElementById("images").scrollIntoView();
+  });
   document.getElementById("image-tools").hidden = false;
   document.getElementById("image-pages").hidden = false;
   select();

@@ -64,8 +64,8 @@ def _plain(value: Any, where: str) -> Any:
     raise TypeError(f"{where.lstrip('.') or 'the value'} is a {type(value).__name__}, which JSON cannot hold")
 
 
-def write_predictions(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write predictions.csv: one row per image, the columns of ``PREDICTION_COLUMNS`` in that order.
+def write_predictions(path: Path, rows: Iterable[dict[str, Any]], *, more: Sequence[str] = ()) -> None:
+    """Write predictions.csv: one row per image, the columns of ``PREDICTION_COLUMNS`` in that order, then ``more``.
 
     Names stand as they are and every cell is quoted (without quotes a carriage return would end a row), so that reading
     the file gives them back; no leading ``=`` or ``@`` is touched. Labels may be 0 / 1 or words and are written as
@@ -74,6 +74,7 @@ def write_predictions(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     Args:
         path: the file.
         rows: dicts with any of the columns; ``image`` must be there.
+        more: further columns, numbers of six decimals.
 
     Raises:
         ValueError: an unknown column, a missing image name, an unknown label, or a number that is not finite.
@@ -81,13 +82,15 @@ def write_predictions(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """
     table = io.StringIO(newline="")
     writer = csv.writer(table, lineterminator="\n", quoting=csv.QUOTE_ALL)
-    writer.writerow(PREDICTION_COLUMNS)
+    columns = (*PREDICTION_COLUMNS, *more)
+    writer.writerow(columns)
     for row in rows:
-        if unknown := set(row) - set(PREDICTION_COLUMNS):
-            raise ValueError(f"unknown columns {sorted(unknown)}; there are {PREDICTION_COLUMNS}")
+        if unknown := set(row) - set(columns):
+            raise ValueError(f"unknown columns {sorted(unknown)}; there are {columns}")
         if not row.get("image"):
             raise ValueError(f"a row without an image name: {row}")
-        writer.writerow([_cell(column, row.get(column)) for column in PREDICTION_COLUMNS])
+        known = [_cell(column, row.get(column)) for column in PREDICTION_COLUMNS]
+        writer.writerow([*known, *(_number(column, row.get(column)) for column in more)])
     atomic_write(path, table.getvalue(), make_parents=True)
 
 
@@ -100,6 +103,15 @@ def _cell(column: str, value: Any) -> str:
     if column.startswith("prob_") or column in ("severity_score", "severity_learned"):
         return _six_decimals(column, float(value))
     return str(value)
+
+
+def _number(column: str, value: Any) -> str:
+    """A number of a column that need not agree with a label."""
+    if value is None:
+        return ""
+    if not math.isfinite(value):
+        raise ValueError(f"{column} is {value}; a prediction must be a finite number")
+    return f"{value:.6f}"
 
 
 def _class_word(column: str, value: Any) -> str:

@@ -16,6 +16,7 @@ from util.files import atomic_write, make_folder, remove_unfinished, unwritable
 
 LATEST, BEST = "latest", "best"
 BESIDE_SPLIT = ("fingerprints.npz", "colour_statistics.npz", "stain_reference.npz")  # of what the run learns from
+NOVELTY = "_novelty.npz"  # how a file ends that says what the training images are like to some weights
 SEVERITY_HEAD = "severity_head.json"  # learned from the train side alone, see models.grading
 
 
@@ -60,7 +61,8 @@ class RunFolder:
         named = [self.state, self.state_before, self.starts, self.options, self.split]
         named += [self.gate_log, self.metrics, self.visdom_log, self.finished]
         named += [self.folder / name for name in (*BESIDE_SPLIT, SEVERITY_HEAD)]
-        return [path for path in [*named, *self.folder.glob("*_net_3TDCFNet.safetensors")] if path.is_file()]
+        found = [*self.folder.glob("*_net_3TDCFNet.safetensors"), *self.folder.glob(f"*{NOVELTY}")]
+        return [path for path in [*named, *found] if path.is_file()]
 
     def check(self, *, resume: bool, overwrite: bool) -> None:
         """Refuse early what could not end well; nothing is written or removed yet.

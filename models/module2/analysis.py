@@ -34,6 +34,9 @@ _SIDE = 448
 # An image is not enlarged beyond this: what was never photographed cannot be drawn.
 # Nor beyond so many pixels, unless it has more of its own: time and memory grow with them.
 _MOST_ENLARGED, _MOST_PIXELS = 3.0, 40e6
+# Cells below this many pixels across are not even told apart: where the middle of an image shows no larger ones, the
+# rest is not looked at.
+_LEAST_FOUND = 7.5
 # Cells below this many pixels across are found, but their measures are guesses.
 LEAST_DIAMETER = 12.0
 # A platelet is smaller than this part of the red cells' diameter (2 to 4 of 7 micrometres; giant ones are as large).
@@ -84,6 +87,7 @@ class CellAnalyser:
     def __call__(self, rgb: npt.NDArray[np.uint8]) -> SmearCells:
         """Find, measure and grade the cells of one image (H, W, 3) uint8, of any size."""
         look, shown, warnings = self._find(rgb)
+        tiny = not np.isfinite(look.seen) and look.diameter < _LEAST_FOUND
         found, diameter = look.found, look.seen if np.isfinite(look.seen) else look.diameter
         cells = np.where(shown <= found.cells.max(initial=0), shown, 0).astype(np.int32)
         table = measure_cells(cells, rgb, um_per_px=self.um_per_px)
@@ -97,18 +101,19 @@ class CellAnalyser:
             summary=ungraded(summary) if diameter < LEAST_DIAMETER else summary,
             left_out=left_out(table, found, shown, diameter),
             cell_diameter_px=diameter,
-            warnings=[*warnings, *warnings_about(rgb, table, diameter)],
+            looked_for=not tiny,
+            warnings=warnings if tiny else [*warnings, *warnings_about(rgb, table, diameter)],
         )
 
     def _find(self, rgb: npt.NDArray[np.uint8]) -> tuple[_Look, npt.NDArray[np.int32], list[str]]:
         """What lies in the image; at its own size its cells and, with further numbers, pieces; and warnings."""
         estimate = self.cell_diameter or estimate_diameter(rgb)
         if not np.isfinite(estimate):
-            nothing = np.zeros(rgb.shape[:2], np.int32)
-            flat = np.zeros((4, *rgb.shape[:2]), np.float32)
-            return _Look(np.nan, CellMaps(*flat), Found(nothing, nothing, nothing, nothing), np.nan), nothing, []
+            return *_nothing(rgb, np.nan), []
         parts = (1.0,) if self.cell_diameter else _PARTS
-        diameter, share = self._likeliest(rgb, estimate, parts)
+        diameter, share, seen = self._likeliest(rgb, estimate, parts)
+        if not self.cell_diameter and 0 < seen < _LEAST_FOUND:
+            return *_nothing(rgb, seen), [too_small(seen)]
         look = self._look(rgb, diameter) if self.cell_diameter else self._settled(rgb, diameter)
         labels = look.found.cells + look.found.cut
         shown = at_own_size(labels, look.maps, rgb.shape[:2], self.settings.cell_above)
@@ -152,7 +157,9 @@ class CellAnalyser:
         found = split_cells(maps, self.settings)
         return _Look(diameter, maps, found, typical_diameter(found.cells) / factor)
 
-    def _likeliest(self, rgb: npt.NDArray[np.uint8], estimate: float, parts: tuple[float, ...]) -> tuple[float, float]:
+    def _likeliest(
+        self, rgb: npt.NDArray[np.uint8], estimate: float, parts: tuple[float, ...]
+    ) -> tuple[float, float, float]:
         """The estimate or, where the finder makes little of the image at that scale, a diameter at which it makes more.
 
         The estimate is wrong where cells enclose film on all sides, which then passes for pale centres, and where a
@@ -160,29 +167,51 @@ class CellAnalyser:
         at the middle of the image at several.
 
         Returns:
-            the diameter, and the share of what is stained that lies in cells of about that size.
+            the diameter, the share of what is stained that lies in cells of about that size, and the diameter of the
+            cells found there; NaN where there are too few to tell.
         """
-        best, made = (estimate, 0.0), (False, -1.0)
+        best, made = (estimate, 0.0, float("nan")), (False, -1.0)
         for part in parts:
             diameter = estimate * part
             if part != 1 and not _LEAST_LOOKED_FOR <= diameter <= max(rgb.shape[:2]):
                 continue
             seen = middle(rgb, _SIDE / CELL_DIAMETER * diameter)
-            cells = self._look(seen, diameter).found.cells
+            look = self._look(seen, diameter)
+            cells = look.found.cells
             share, count = explained(cells, seen), int(cells.max(initial=0))
             makes_sense = share >= _EXPLAINED
+            found = (diameter, share, look.seen if count > _FEW else float("nan"))
             if makes_sense and count > _FEW:
-                return diameter, share
+                return found
             key = (makes_sense, float(count) if makes_sense else share)
             if key > made:
-                made, best = key, (diameter, share)
+                made, best = key, found
         return best
 
     def _settled(self, rgb: npt.NDArray[np.uint8], diameter: float) -> _Look:
         """Find the cells, and once more at the diameter that they turn out to have, if that is another."""
         look = self._look(rgb, diameter)
         far = max(look.seen / diameter, diameter / look.seen) > _FAR if look.seen > 0 else True
-        return look if look.settled or far else self._look(rgb, look.seen)
+        if look.settled or far:
+            return look
+        if self._factor(rgb, look.seen) == self._factor(rgb, diameter):  # it would be the same picture again
+            return replace(look, diameter=look.seen)
+        return self._look(rgb, look.seen)
+
+
+def _nothing(rgb: npt.NDArray[np.uint8], diameter: float) -> tuple[_Look, npt.NDArray[np.int32]]:
+    """A look that finds nothing in an image, and its empty map."""
+    empty = np.zeros(rgb.shape[:2], np.int32)
+    flat = np.zeros((4, *rgb.shape[:2]), np.float32)
+    return _Look(diameter, CellMaps(*flat), Found(empty, empty, empty, empty), float("nan")), empty
+
+
+def too_small(diameter: float) -> str:
+    """The warning of an image whose cells are not looked for."""
+    return (
+        f"red cells are about {diameter:.0f} pixels across: too small to be told apart, so none are counted or "
+        f"measured; {LEAST_DIAMETER:.0f} or more are needed"
+    )
 
 
 def ungraded(summary: SmearSummary) -> SmearSummary:

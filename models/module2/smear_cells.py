@@ -51,6 +51,7 @@ class SmearCells:
         cell_diameter_px: usual diameter of its red cells, pixels: half of their area lies in cells at most so wide. Of
             an image without cells the one that was looked for; NaN where none could be told.
         warnings: what the reader must know of this image.
+        looked_for: False where its cells are too small to be told apart: that none is here is then no count.
     """
 
     instances: npt.NDArray[np.int32]
@@ -62,6 +63,7 @@ class SmearCells:
     left_out: Sequence[LeftOut]
     cell_diameter_px: float
     warnings: Sequence[str]
+    looked_for: bool = True
 
     def cell_rows(self, image: str) -> list[dict[str, Any]]:
         """The rows of cells.csv: every red cell that lies whole in the image; unknown values are None.

@@ -1,0 +1,142 @@
+"""Runs side by side: figures on the common images against scikit-learn, what is refused, and what the page says."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import sys
+
+import numpy as np
+import pytest
+from sklearn.metrics import accuracy_score, roc_auc_score
+
+from util.compare_page import write_comparison
+from util.compare_runs import compare, most_disagreeing, read_run, results_folder
+from util.errors import UserError
+from util.results import write_predictions
+
+HOSTILE = ["<script>alert(1)</script>.png", 'it\'s "100%".png', "تجربة.png", "a/same.png", "b/same.png"]
+
+
+def rows(seed, names, noise=0.3):
+    rng = np.random.default_rng(seed)
+    for index, name in enumerate(names):
+        label = index % 2
+        chance = float(np.clip(0.3 + 0.4 * label + rng.normal(0, noise), 0, 1))
+        yield {
+            "image": name, "prob_anemic": chance, "label_pred": int(chance > 0.5), "label_true": label,
+            "group": f"g{index // 2}", "split": "test",
+        }  # fmt: skip
+
+
+def run_of(root, run, seed, names, noise=0.3, which="latest"):
+    write_predictions(root / run / f"test_{which}" / "predictions.csv", rows(seed, names, noise))
+    return read_run(run, results_folder(root, run, which))
+
+
+NAMES = [*HOSTILE, *(f"{i}.png" for i in range(75))]
+
+
+def column(run, name):
+    with (run.folder / "predictions.csv").open(newline="", encoding="utf-8") as file:
+        return {row["image"]: row[name] for row in csv.DictReader(file)}
+
+
+def test_figures_are_of_the_common_images_and_as_scikit_learn_has_them(tmp_path):
+    first, other = run_of(tmp_path, "A", 1, NAMES[:70]), run_of(tmp_path, "B", 2, NAMES, noise=0.9)
+    found = compare([first, other], resamples=100)
+    assert list(found.images) == sorted(NAMES[:70])
+    truth = np.array([column(first, "label_true")[name] == "Anemic" for name in found.images]).astype(int)
+    chances = [np.array([float(column(run, "prob_anemic")[name]) for name in found.images]) for run in (first, other)]
+    for scores, chance in zip(found.scores, chances, strict=True):
+        assert scores["auroc"] == pytest.approx(roc_auc_score(truth, chance))
+        assert scores["accuracy"] == pytest.approx(accuracy_score(truth, chance > 0.5))
+    less = found.differences[0]
+    assert less["auroc"]["value"] == pytest.approx(roc_auc_score(truth, chances[1]) - roc_auc_score(truth, chances[0]))
+    assert less["verdict"] == "worse" and less["auroc"]["ci95"][1] < 0
+    right = [(chance > 0.5) == truth for chance in chances]
+    assert found.agreement[0] == {
+        "both_right": int((right[0] & right[1]).sum()), "only_reference_right": int((right[0] & ~right[1]).sum()),
+        "only_this_right": int((~right[0] & right[1]).sum()), "both_wrong": int((~right[0] & ~right[1]).sum()),
+    }  # fmt: skip
+    assert found.notes == ["10 of the 80 labelled test images of B are not common to all."]
+    spread = [abs(chances[0][i] - chances[1][i]) for i in most_disagreeing(found)]
+    assert spread == sorted(spread, reverse=True) and all(
+        (chances[0][i] > 0.5) != (chances[1][i] > 0.5) for i in most_disagreeing(found)
+    )
+
+
+def test_the_page_and_its_json(tmp_path):
+    first, other = run_of(tmp_path, "A", 1, NAMES), run_of(tmp_path, "B", 2, NAMES, noise=0.9)
+    (first.folder / "index.html").write_text("x")
+    comparison = compare([first, other], resamples=50)
+    page = write_comparison(tmp_path / "A/compare_B", comparison).read_text(encoding="utf-8")
+    content = json.loads((tmp_path / "A/compare_B/compare.json").read_text())
+    assert content == comparison.as_dict()
+    assert content["less_reference"]["B"]["verdict"] == "worse"
+    assert (
+        "is worse than" in page
+        and "<script" not in page
+        and "http" not in page.replace("http-equiv", "").replace("http://www.w3.org/2000/svg", "")
+    )
+    assert 'href="./../test_latest/index.html"' in page
+    assert f"{content['less_reference']['B']['auroc']['value']:+.3f}" in page
+    assert "&lt;script&gt;" in page or HOSTILE[0] not in [comparison.images[i] for i in most_disagreeing(comparison)]
+
+
+def test_hostile_names_are_text(tmp_path):
+    bad = "<img src=x onerror=alert(1)>"
+    runs = [run_of(tmp_path, name, seed, HOSTILE, noise=2.0) for name, seed in ((f"A{bad[:0]}", 1), ("B", 5))]
+    runs[1] = runs[1].__class__(bad, runs[1].folder, runs[1].images)
+    page = write_comparison(tmp_path / "out", compare(runs, resamples=20)).read_text(encoding="utf-8")
+    assert "<img" not in page and "<script" not in page and "&lt;img src=x" in page
+    assert "No claim can be made at this size" in page
+    assert "not shown to be better or worse" in page
+
+
+def test_what_cannot_be_compared_is_refused(tmp_path):
+    first = run_of(tmp_path, "A", 1, NAMES)
+    with pytest.raises(UserError, match="tested on different images"):
+        compare([first, run_of(tmp_path, "B", 1, [f"other{name}" for name in NAMES])])
+    with pytest.raises(UserError, match="no results of C"):
+        read_run("C", results_folder(tmp_path, "C", "latest"))
+    with pytest.raises(UserError, match="two or more different"):
+        compare([first, first])
+    turned = run_of(tmp_path, "D", 1, NAMES[1:])  # every label is the other one
+    with pytest.raises(UserError, match="other classes of"):
+        compare([first, turned])
+    broken = tmp_path / "E/test_latest/predictions.csv"
+    broken.parent.mkdir(parents=True)
+    broken.write_text("image,label_true\nx.png,Anemic\n")
+    with pytest.raises(UserError, match="cannot be compared"):
+        read_run("E", broken.parent)
+    write_predictions(broken, [{"image": "x.png", "prob_anemic": 0.5}])
+    with pytest.raises(UserError, match="no labelled image"):
+        read_run("E", broken.parent)
+
+
+def test_a_run_may_be_compared_with_other_weights_of_itself(tmp_path):
+    run_of(tmp_path, "A", 1, NAMES)
+    best = run_of(tmp_path, "A", 2, NAMES, which="best")
+    assert results_folder(tmp_path, "A:best", "latest") == best.folder
+    assert results_folder(tmp_path, "A:7", "latest").name == "test_7"
+
+
+def test_the_command_compares_without_data_or_weights(tmp_path, monkeypatch, repository, capsys):
+    for run, seed in (("A", 1), ("B", 2)):
+        run_of(tmp_path, run, seed, NAMES)
+    spec = importlib.util.spec_from_file_location("test_door", repository / "3TDCFNet_test.py")
+    door = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(door)
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["x", "--name", "A", "--compare", "B", "--results_dir", str(tmp_path), "--checkpoints_dir", str(tmp_path)],
+    )
+    assert door.main() == 0
+    page = tmp_path / "A/compare_B/index.html"
+    assert page.is_file() and str(page) in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["x", "--name", "A", "--compare", "../B"])
+    with pytest.raises(UserError, match="plain folder name"):
+        door.main()

@@ -1,0 +1,155 @@
+"""The page in a real headless Chromium: counts, filter, order, search, pages, links, console, and no request off it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from tests.test_report import HOSTILE, image_row, report
+from util.report import link_to, save_thumbnail, write_report
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+BINARY = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+DRIVER = shutil.which("chromedriver")
+if not BINARY or not DRIVER:
+    pytest.skip("no chromium with its chromedriver", allow_module_level=True)
+
+COUNT = 130
+FLAGS = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking disable-sync"
+
+
+def rows():
+    found = [image_row(f"{i}.png", i, smear="images/a.webp", predicted_mask="images/m.png", overlay="images/a.webp")
+             for i in range(COUNT)]  # fmt: skip
+    for index, row in enumerate(found):
+        row.prob = {"tier1": 0.5, "global": round(0.5 + 0.4 * index / COUNT, 6)}  # all called Anemic: even ones wrongly
+    for row, name in zip(found, HOSTILE, strict=False):
+        row.name = row.group = name
+    return found
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    save_thumbnail(folder / "images/a.webp", np.full((30, 40, 3), 180, np.uint8))
+    save_thumbnail(folder / "images/m.png", np.eye(30, 40) > 0)
+    return write_report(folder, report(images=rows()))
+
+
+@pytest.fixture(scope="module")
+def browser(page):
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = BINARY
+    for flag in (*FLAGS.split(), "disable-component-update", "window-size=390,900"):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    opened = webdriver.Chrome(options=options, service=Service(DRIVER))
+    opened.get(page.as_uri())
+    yield opened
+    opened.quit()
+
+
+def run(browser, script, *arguments):
+    return browser.execute_script(script, *arguments)
+
+
+def shown(browser):
+    return run(browser, "return [...document.querySelectorAll('article.image h3')].map(e => e.textContent)")
+
+
+def where(browser):
+    return run(browser, "return document.querySelector('#images .where').textContent")
+
+
+def enter(browser, key, value, event):
+    found = "const field = document.getElementById(arguments[0]); field.value = arguments[1];"
+    run(browser, f"{found} field.dispatchEvent(new Event(arguments[2]))", key, value, event)
+
+
+def press(browser, selector):
+    run(browser, "document.querySelector(arguments[0]).click()", selector)
+
+
+@pytest.fixture(autouse=True)
+def as_opened(browser):
+    enter(browser, "image-search", "", "input")
+    enter(browser, "image-sort", "data", "change")
+    press(browser, "[data-show=all]")
+
+
+def test_the_filters_count_what_the_rows_say(browser):
+    assert where(browser) == f"1 to 50 of {COUNT} images, page 1 of 3"
+    for choice, count in (("wrong", 65), ("healthy", 65), ("anemic", 65), ("all", COUNT)):
+        press(browser, f"[data-show={choice}]")
+        assert f"of {count} images" in where(browser)
+        pressed = run(browser, "return document.querySelector('[aria-pressed=true]').dataset.show")
+        assert pressed == choice
+    press(browser, "[data-show=wrong]")
+    assert set(
+        run(browser, "return [...document.querySelectorAll('article.image .verdict')].map(e => e.textContent)")
+    ) == {"✗ wrong"}
+
+
+def test_the_orders(browser):
+    enter(browser, "image-sort", "highest", "change")
+    assert shown(browser)[:2] == ["129.png", "128.png"]
+    enter(browser, "image-sort", "wrong", "change")
+    assert shown(browser)[:3] == ["128.png", "126.png", "124.png"]
+    enter(browser, "image-sort", "lowest", "change")
+    assert shown(browser)[10] == "10.png"
+    enter(browser, "image-sort", "name", "change")
+    plain = [name for name in shown(browser) if name[:-4].isdigit()]
+    assert plain[:3] == ["10.png", "11.png", "12.png"]  # by number, not 10, 100, 101
+
+
+def test_search_finds_names_that_look_like_markup(browser):
+    for name in ("</script>", "it's", "100% #1?&amp;", "تجربة", "=SUM"):
+        enter(browser, "image-search", name, "input")
+        assert [name in one for one in shown(browser)] == [True] * len(shown(browser)) and shown(browser)
+    enter(browser, "image-search", "no such image", "input")
+    assert "0 to 0 of 0 images" in where(browser)
+    assert "No image fits" in run(browser, "return document.getElementById('image-list').textContent")
+
+
+def test_pages(browser):
+    press(browser, "#images [data-step='1']")
+    assert where(browser) == f"51 to 100 of {COUNT} images, page 2 of 3"
+    assert shown(browser)[0] == "50.png"
+    enter(browser, "image-page", "1", "change")
+    assert "page 1 of 3" in where(browser)
+    enter(browser, "image-page", "3", "change")
+    assert where(browser) == f"101 to {COUNT} of {COUNT} images, page 3 of 3" and len(shown(browser)) == 30
+    assert run(browser, "return document.querySelector(\"#images [data-step='1']\").disabled")
+    enter(browser, "image-page", "999", "change")
+    assert "page 3 of 3" in where(browser)
+
+
+def test_links_lead_to_the_files_and_to_the_sections(browser, page):
+    links = run(browser, "return [...document.querySelectorAll('#image-list a')].map(e => e.href)")
+    assert len(links) == 150 and set(links) == {
+        (page.parent / link_to(f)).as_uri() for f in ("images/a.webp", "images/m.png")
+    }
+    missing = "return [...document.querySelectorAll('nav a')].filter(a => !document.querySelector(a.hash)).length"
+    assert run(browser, missing) == 0
+
+
+def test_nothing_is_wider_than_a_phone_and_pictures_are_loaded_when_they_come_into_view(browser):
+    assert run(browser, "return document.documentElement.scrollWidth <= window.innerWidth")
+    run(browser, "document.querySelector('article.image img').scrollIntoView()")
+    loaded = "const d = arguments[0], i = document.querySelector('article.image img'); " \
+        "i.complete ? d(i.naturalWidth) : i.addEventListener('load', () => d(i.naturalWidth))"  # fmt: skip
+    assert browser.execute_async_script(loaded) == 40
+    assert run(browser, "return [...document.querySelectorAll('#image-list img')].every(e => e.loading === 'lazy')")
+
+
+def test_the_console_is_silent_and_nothing_leaves_the_machine(browser):
+    assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
+    assert asked and all(url.startswith(("file://", "data:")) for url in asked)
+    assert run(browser, "return window.alerted === undefined")

@@ -1,0 +1,212 @@
+"""The plots' points against scikit-learn, where the marks stand, and the sections that follow from the figures."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pytest
+from sklearn.metrics import auc, average_precision_score, roc_auc_score, roc_curve
+
+from tests.test_report import image_row, page_of, report, scores
+from util.report_plots import (
+    LEFT,
+    SIDE,
+    TOP,
+    Curve,
+    precision_recall_points,
+    reliability_points,
+    roc_points,
+    square_plot,
+    thinned,
+)
+from util.report_scores import Judged, difference, operating_point, unit_verdicts
+from util.report_verdicts import rule_in_words, worst_errors
+
+SVG = "{http://www.w3.org/2000/svg}"
+HOSTILE = ["<script>alert(1)</script>.png", '"><img src=x onerror=alert(2)>', "100% #1?&amp;.png", "تجربة-שלום.png"]
+
+
+def made(seed, n=300, decimals=3):
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, 2, n)
+    return label, np.round(np.clip(0.3 * label + 0.7 * rng.random(n), 0, 1), decimals)
+
+
+def area(points):
+    x, y = zip(*points, strict=True)
+    return auc(x, y)
+
+
+@pytest.mark.parametrize("decimals", [1, 3])
+def test_the_areas_under_the_lines_are_the_figures_beside_them(decimals):
+    label, chance = made(0, decimals=decimals)
+    assert area(roc_points(label, chance)) == pytest.approx(roc_auc_score(label, chance), abs=0.003)
+    steps = precision_recall_points(label, chance)
+    assert area(steps) == pytest.approx(average_precision_score(label, chance), abs=0.003)
+    assert steps[-1] == (1.0, pytest.approx(label.mean()))
+
+
+def test_reliability_by_hand():
+    label, chance = np.array([0, 0, 1, 1, 1]), np.array([0.05, 0.05, 0.05, 0.92, 0.98])
+    points, weights = reliability_points(label, chance)
+    assert points == [pytest.approx((0.05, 1 / 3)), pytest.approx((0.95, 1.0))]
+    assert weights == pytest.approx([0.6, 0.4])
+
+
+def test_many_points_are_drawn_as_few_that_lie_on_the_curve():
+    label, chance = made(1, n=20_000, decimals=9)
+    points = roc_points(label, chance)
+    assert len(points) < 2_500
+    false_rate, true_rate, _ = roc_curve(label, chance)
+    for x, y in points[::50]:
+        assert min(abs(false_rate - x) + abs(true_rate - y)) < 1e-12
+    assert thinned([(0.0, 0.0), (0.0001, 0.0), (0.5, 0.5), (0.5, 0.5001)]) == [(0.0, 0.0), (0.5, 0.5), (0.5, 0.5001)]
+
+
+def test_a_line_and_its_marks_stand_at_their_values():
+    drawn = square_plot(
+        "T<", ("x", "y"), [Curve("global", [(0, 0), (0.25, 0.5)], "AUROC <1", (0.25, 0.5), (0.5, 1.0))], []
+    )
+    root = ElementTree.fromstring(drawn)
+    lines = [node.get("d") for node in root.iter(f"{SVG}path") if "line" in node.get("class")]
+    assert lines == [f"M{LEFT:.1f} {TOP + SIDE:.1f}L{LEFT + SIDE / 4:.1f} {TOP + SIDE / 2:.1f}"]
+    diamond = next(node.get("d") for node in root.iter(f"{SVG}path") if "diamond" in node.get("class"))
+    assert diamond.startswith(f"M{LEFT + SIDE / 4:.1f} {TOP + SIDE / 2 - 6:.1f}")
+    ring = next(node for node in root.iter(f"{SVG}circle") if node.get("class") == "ring")
+    assert (float(ring.get("cx")), float(ring.get("cy"))) == (LEFT + SIDE / 2, TOP)
+    words = [node.text for node in root.iter(f"{SVG}text")]
+    assert {"Global", "AUROC <1", "T<"} <= set(words)
+
+
+def full(seed=3, n=60, rule="youden"):
+    """A report whose figures are those of its rows."""
+    label, chance = made(seed, n=n)
+    heads = {"tier1": np.round(chance**2, 6), "tier2": chance, "tier3": chance, "global": chance}
+    group = [f"g{i // 2}-{label[i]}" for i in range(n)]
+    test = Judged(label, heads, group, [f"p{name}" for name in group])
+    val = Judged(*[made(seed + 1, n=n)[0], {h: made(seed + 1, n=n)[1] for h in heads}], group, [""] * n)
+    interval = {"resamples": 50, "seed": 0}
+    colours = np.random.default_rng(seed).random(n)
+    metrics = {
+        "splits": {"test": {head: scores(n=n, value=0.875) for head in heads}},
+        "operating_point": operating_point(rule, {"val": val, "test": test}, **interval),
+        "verdicts": {
+            "group": {"test": unit_verdicts(test, test.group, **interval)},
+            "patient": {"test": unit_verdicts(test, test.patient, **interval)},
+        },
+        "differences": {
+            "global_less_colour": {"split": "test", **difference(label, chance, colours, group, **interval)}
+        },
+    }
+    rows = [
+        image_row(f"{i}.png", i, label_true=int(label[i]), label_pred=int(chance[i] > 0.5), group=group[i],
+                  prob={head: float(values[i]) for head, values in heads.items()})
+        for i in range(n)
+    ]  # fmt: skip
+    return report(metrics=metrics, images=rows, colours=colours.tolist()), label, chance
+
+
+def test_the_page_marks_the_chosen_point_where_its_rates_are(tmp_path):
+    given, label, chance = full()
+    page = page_of(tmp_path, given)
+    threshold = given.metrics["operating_point"]["thresholds"]["global"]
+    called = chance > threshold
+    x, y = called[label == 0].mean(), called[label == 1].mean()
+    roc = re.search(r'<svg[^>]*aria-label="ROC".*?</svg>', page.source, re.DOTALL)[0]
+    place = f"M{LEFT + SIDE * x:.1f} {TOP + SIDE * (1 - y) - 6:.1f}"
+    assert place in re.search(r"Global at the operating point</title>(.*?)</g>", roc, re.DOTALL)[1]
+    assert roc.count("colours alone") >= 1
+    assert len(re.findall("at the operating point</title>", roc)) == 4  # not the colours, which have none
+    section = page.section("operating")
+    assert f"{threshold:.3f}" in section and "Youden's index" in section and "60 validation images" in section
+    assert f"Above {threshold:.3f}, the operating point" in page.section("headline")
+
+
+def test_the_rules_in_words():
+    assert "at least 0.9" in rule_in_words({"rule": "specificity=0.9", "n": 7, "n_groups": 3})
+    assert "7 validation images of 3 groups" in rule_in_words({"rule": "youden", "n": 7, "n_groups": 3})
+    assert rule_in_words({"rule": "half"}).startswith("0.5")
+
+
+def test_a_point_that_could_not_be_chosen_is_said(tmp_path):
+    given, *_ = full()
+    given.metrics["operating_point"] = {"rule": "youden", "why_not": "the validation images were not judged"}
+    page = page_of(tmp_path, given)
+    assert "No operating point was chosen: the validation images were not judged." in page.section("operating")
+    assert "operating point (" not in page.section("headline")
+    assert "diamond f7" not in page.source
+
+
+@pytest.mark.parametrize(
+    ("verdict", "said"),
+    [
+        ("better", "Better than colours alone."),
+        ("worse", "Worse than colours alone."),
+        ("not shown", "Not shown to be better than colours alone."),
+    ],
+)
+def test_the_first_screen_says_whether_global_beats_the_colours(tmp_path, verdict, said):
+    given, *_ = full()
+    margin = {"value": 0.0625, "ci95": [-0.0125, 0.125]}
+    given.metrics["differences"]["global_less_colour"] |= {"verdict": verdict, "auroc": margin, "accuracy": margin}
+    head = page_of(tmp_path, given).section("headline")
+    assert said in head and "AUROC +0.062 (95% CI -0.013 to +0.125)" in head.replace("-0.012 ", "-0.013 ")
+
+
+def test_too_few_images_show_nothing_about_colours(tmp_path):
+    few, *_ = full(n=20)
+    few.metrics["differences"]["global_less_colour"]["verdict"] = "better"
+    few.metrics["splits"]["test"]["global"] |= {"n": 20, "n_groups": 10}
+    assert "Not shown to be better than colours alone: too few images." in page_of(tmp_path, few).section("headline")
+
+
+def test_groups_and_patients_stand_with_their_counts(tmp_path):
+    given, *_ = full()
+    page = page_of(tmp_path, given)
+    known = given.metrics["verdicts"]
+    rows = [e[2] for e in page.all("tr") if e[2].startswith(("Groups", "Patients"))]
+    assert len(rows) == 8
+    groups = known["group"]["test"]["global"]
+    assert rows[3].startswith(f"GroupsGlobal{groups['n']}{groups['accuracy']:.3f}")
+    assert not page_of(tmp_path / "none", report()).all("section", id="units")
+
+
+def test_the_worst_errors_come_first(tmp_path):
+    rows = [image_row(f"{p}.png", label_true=0, label_pred=1, prob={"global": p}) for p in (0.6, 0.99, 0.8)]
+    rows += [image_row("low.png", label_true=1, label_pred=0, prob={"global": 0.05})]
+    rows += [image_row("right.png", label_true=1, label_pred=1, prob={"global": 0.9})]
+    rows += [image_row("unknown.png", label_true=None, label_pred=1, prob={"global": 1.0})]
+    assert [row.name for row in worst_errors(rows)] == ["0.99.png", "low.png", "0.8.png", "0.6.png"]
+    assert len(worst_errors(rows * 9)) == 12
+    page = page_of(tmp_path, report(images=rows))
+    section = page.section("errors")
+    assert section.index("0.99.png") < section.index("low.png") < section.index("0.8.png")
+    assert "wrong on 4 of 5 labelled images" in section and "right.png" not in section
+    assert "probability of Anemic 0.050" in section
+    right = page_of(tmp_path / "r", report(images=[image_row("x.png", label_true=1)]))
+    assert "right on all 1 labelled" in right.section("errors")
+
+
+def test_new_sections_keep_hostile_names_as_text(tmp_path):
+    given, *_ = full()
+    for row, name in zip(given.images, HOSTILE * 30, strict=False):
+        row.name = row.group = name
+        row.smear = row.overlay = f"images/{name}"
+        row.label_pred = 1 - row.label_true
+    given.metrics["operating_point"]["rule"] = f"specificity={HOSTILE[0]}"
+    page = page_of(tmp_path, given)
+    assert len(page.all("script")) == 2
+    assert not [e for e in page.elements if any(key.startswith("on") for key in e[1])]
+    assert all(e[1]["src"].startswith("./images/") or e[1]["src"].startswith("./") for e in page.all("img"))
+    assert all(name in page.section("errors") for name in HOSTILE)
+    given.metrics["operating_point"]["why_not"] = HOSTILE[0]
+    assert len(page_of(tmp_path / "why", given).all("script")) == 2
+
+
+def test_a_side_of_one_class_has_no_plots(tmp_path):
+    given, *_ = full()
+    for row in given.images:
+        row.label_true = 1
+    assert not page_of(tmp_path, given).all("section", id="plots")

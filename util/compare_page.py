@@ -1,0 +1,241 @@
+"""The page of a comparison of runs: figures side by side, paired differences, ROC, and where the runs disagree."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from util.compare_runs import Comparison, most_disagreeing
+from util.figures import CLASSES, Axes, Drawing, interval_text, three_decimals
+from util.files import atomic_write
+from util.metrics import THRESHOLD
+from util.report import document_head
+from util.report_content import FEWEST_GROUPS, FEWEST_IMAGES, METRICS, Tags, link_to, printable
+from util.report_parts import figure_panel, lead_of, outside, plot_panel, table_panel
+from util.report_plots import Curve, precision_recall_points, roc_points, square_plot
+from util.report_scores import BETTER, WORSE
+from util.results import write_json
+
+_WORDS = {BETTER: "better than", WORSE: "worse than"}
+MOST_CURVES = 8  # more lines than styles cannot be told apart
+_CURVES = ("global", "tier1", "tier2", "tier3", "colours", "s3 dash", "s4 dot", "s5")
+
+
+def write_comparison(folder: Path, comparison: Comparison) -> Path:
+    """Write ``compare.json`` and, last, ``index.html``.
+
+    Args:
+        folder: of the comparison; it is made where missing.
+        comparison: what to show.
+
+    Returns:
+        the page's path.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    import dominate
+    from dominate import tags
+
+    (folder / "index.html").unlink(missing_ok=True)
+    write_json(folder / "compare.json", comparison.as_dict())
+    title = "Comparison of " + ", ".join(run.name for run in comparison.runs)
+    page = dominate.document(title=printable(title), lang="en")
+    page.head.add(*document_head(""))
+    page.body.add(_header(comparison))
+    main = page.body.add(tags.main(cls="wide"))
+    for key, heading, build in _SECTIONS:
+        content = build(comparison, folder)
+        if content:
+            main.add(tags.section(tags.h2(heading), *content, id=key))
+    page.body.add(
+        tags.footer(
+            tags.div(
+                tags.p("Files: ", tags.a("compare.json", href="./compare.json")),
+                tags.p("Research use only, not for diagnosis."),
+                cls="wide",
+            )
+        )
+    )
+    atomic_write(folder / "index.html", page.render(pretty=False), make_parents=True)
+    return folder / "index.html"
+
+
+def _header(comparison: Comparison) -> Any:
+    from dominate import tags
+
+    groups = len(set(comparison.group))
+    facts = [("Runs", len(comparison.runs)), ("Common test images", len(comparison.images)), ("Groups", groups)]
+    items = [tags.li(f"{name} ", tags.b(str(value))) for name, value in facts]
+    notes = tags.ul(cls="notices")
+    research = "Not for diagnosis, treatment or any other clinical decision."
+    notes.add(tags.li(tags.b("Research use only."), outside(research), cls="notice"))
+    for note in (*_caution(comparison), *comparison.notes):
+        notes.add(tags.li(tags.b("\N{WARNING SIGN}\N{VARIATION SELECTOR-15} "), outside(note), cls="notice strong"))
+    names = tags.h1(*_joined([outside(run.name) for run in comparison.runs]))
+    above = tags.p("3-TierDCFNet: comparison", cls="eyebrow")
+    return tags.header(tags.div(above, names, tags.ul(*items, cls="facts"), notes, cls="wide"), cls="top")
+
+
+def _joined(parts: Sequence[Any]) -> Tags:
+    return [piece for index, part in enumerate(parts) for piece in ([" and ", part] if index else [part])]
+
+
+def _caution(comparison: Comparison) -> list[str]:
+    """The sentence that forbids a claim where the sample is too small for one."""
+    by_class = [{g for g, y in zip(comparison.group, comparison.label, strict=True) if y == c} for c in (0, 1)]
+    fewest = min(map(len, by_class))
+    if len(comparison.images) >= FEWEST_IMAGES and fewest >= FEWEST_GROUPS:
+        return []
+    return [
+        f"No claim can be made at this size: {len(comparison.images)} images, {len(by_class[0])} Healthy and"
+        f" {len(by_class[1])} Anemic groups. At least {FEWEST_IMAGES} images and {FEWEST_GROUPS} groups of each class"
+        " are asked for."
+    ]
+
+
+def _verdicts(comparison: Comparison, folder: Path) -> Tags:
+    """Each run against the first, in words and as a figure."""
+    from dominate import tags
+
+    reference = comparison.runs[0].name
+    items, few = [], bool(_caution(comparison))
+    for run, found in zip(comparison.runs[1:], comparison.differences, strict=True):
+        word = "not shown to be better or worse than" if few else _WORDS.get(found["verdict"], _NEITHER)
+        differences = ", ".join(f"{METRICS[key]} {_signed(found[key])}" for key in ("auroc", "accuracy"))
+        items.append(tags.p(tags.b(outside(run.name)), f" is {word} ", tags.b(outside(reference)), f": {differences}."))
+    lead = (
+        "Differences of figures on the same images, each run less the first, with 95% intervals from a bootstrap that"
+        " draws the same groups for both. A run is called better or worse where the interval of the AUROC's difference"
+        " leaves out 0. Several comparisons at once are not corrected for."
+    )
+    return [lead_of(lead), tags.div(*items, cls="panel"), figure_panel(difference_plot(comparison), "Differences")]
+
+
+_NEITHER = "not shown to be better or worse than"
+
+
+def _signed(scores: dict[str, Any]) -> str:
+    if scores["value"] is None:
+        return "not defined"
+    interval = scores["ci95"]
+    edges = f" (95% CI {interval[0]:+.3f} to {interval[1]:+.3f})" if interval else " (no interval)"
+    return f"{scores['value']:+.3f}{edges}"
+
+
+def difference_plot(comparison: Comparison) -> str:
+    """Every difference as a point on its interval, around the line of no difference."""
+    rows = [
+        (run.name, METRICS[key], found[key])
+        for run, found in zip(comparison.runs[1:], comparison.differences, strict=True)
+        for key in ("auroc", "accuracy")
+        if found[key]["value"] is not None
+    ]
+    edges = [abs(edge) for _, _, one in rows for edge in (*(one["ci95"] or ()), one["value"])]
+    reach = max([0.02, *edges]) * 1.1
+    height = 40.0 + 34 * len(rows) + 34
+    drawing = Drawing(860.0, height, "Differences", f"{len(rows)} differences with their intervals")
+    axes = Axes(330.0, 20.0, 500.0, height - 54, (-reach, reach), (0.0, 1.0))
+    drawing.line(axes.x(0.0), 14.0, axes.x(0.0), height - 34, "axis")
+    for tick in (-reach / 1.1, 0.0, reach / 1.1):
+        drawing.text(axes.x(tick), height - 14, f"{tick:+.3f}" if tick else "0", "small soft mid")
+    drawing.text(axes.x(0.0) + 8, 14.0, "better \N{RIGHTWARDS ARROW}", "small soft")
+    drawing.text(axes.x(0.0) - 8, 14.0, "\N{LEFTWARDS ARROW} worse", "small soft end")
+    for index, (name, measure, one) in enumerate(rows):
+        y = 44.0 + 34 * index
+        shown = name if len(name) <= 30 else f"{name[:29]}\N{HORIZONTAL ELLIPSIS}"
+        drawing.text(4.0, y + 4, shown, "bold")
+        drawing.text(320.0, y + 4, measure, "small end")
+        if one["ci95"]:
+            drawing.line(axes.x(one["ci95"][0]), y, axes.x(one["ci95"][1]), y, "line s0")
+        drawing.marked("circle", f"{name}, {measure}: {_signed(one)}", cx=axes.x(one["value"]), cy=y, r=5.0, cls="f0")
+    return drawing.render()
+
+
+def _metrics(comparison: Comparison, folder: Path) -> Tags:
+    """Every metric of every run on the common images."""
+    from dominate import tags
+
+    rows = []
+    for run, scores in zip(comparison.runs, comparison.scores, strict=True):
+        cells = []
+        for key in METRICS:
+            interval = interval_text((scores.get("ci95") or {}).get(key))
+            cells.append(tags.td(three_decimals(scores.get(key)), tags.small(interval)))
+        report = run.folder / "index.html"
+        name = tags.a(outside(run.name), href=link_from(folder, report)) if report.is_file() else outside(run.name)
+        rows.append(tags.tr(tags.th(name, scope="row"), *cells))
+    caption = "Global of every run on the common images. Point value over its 95% interval."
+    return [table_panel(["Run", *METRICS.values()], rows, caption, "dense")]
+
+
+def link_from(folder: Path, target: Path) -> str:
+    """A relative link from a page in ``folder`` to a file elsewhere."""
+    return link_to(os.path.relpath(target, folder))
+
+
+def _curves(comparison: Comparison, folder: Path) -> Tags:
+    """ROC and precision-recall of the runs."""
+    from dominate import tags
+
+    if len(set(comparison.label.tolist())) < len(CLASSES):
+        return []
+    rocs, recalls = [], []
+    shown = list(zip(comparison.runs, comparison.scores, comparison.probability, strict=True))[:MOST_CURVES]
+    for (run, scores, chance), style in zip(shown, _CURVES, strict=False):
+        name = run.name if len(run.name) <= 14 else f"{run.name[:13]}\N{HORIZONTAL ELLIPSIS}"
+        said = (f"AUROC {three_decimals(scores['auroc'])}", f"AP {three_decimals(scores['average_precision'])}")
+        rocs.append(Curve(style, roc_points(comparison.label, chance), said[0], name=name))
+        recalls.append(Curve(style, precision_recall_points(comparison.label, chance), said[1], name=name))
+    share = float(comparison.label.mean())
+    charts = {
+        "ROC": square_plot("ROC", ("1 - specificity", "sensitivity"), rocs, [(0.0, 0.0), (1.0, 1.0)]),
+        "Precision and recall": square_plot(
+            "Precision and recall", ("recall (sensitivity)", "precision"), recalls, [(0.0, share), (1.0, share)]
+        ),
+    }
+    left = len(comparison.runs) - len(shown)
+    more = [lead_of(f"The first {MOST_CURVES} runs; {left} more are in the table.")] if left else []
+    return [*more, tags.div(*[plot_panel(svg, name) for name, svg in charts.items()], cls="plots")]
+
+
+def _agreement(comparison: Comparison, folder: Path) -> Tags:
+    """Where the runs are right and wrong together, and the images that they disagree on."""
+    from dominate import tags
+
+    counts = [
+        tags.tr(tags.th(outside(run.name), scope="row"), *[tags.td(str(value)) for value in found.values()])
+        for run, found in zip(comparison.runs[1:], comparison.agreement, strict=True)
+    ]
+    head = ("Run", "Both right", "Only the first right", "Only this right", "Both wrong")
+    caption = f"Images, called Anemic above {THRESHOLD:g}. The first run is {comparison.runs[0].name}."
+    found: Tags = [table_panel(head, counts, printable(caption))]
+    rows = []
+    for index in most_disagreeing(comparison):
+        truth = CLASSES[comparison.label[index]]
+        cells = [_call(float(chance), int(comparison.label[index])) for chance in comparison.probability[:, index]]
+        name = tags.th(outside(comparison.images[index]), scope="row")
+        rows.append(tags.tr(name, tags.td(outside(comparison.group[index])), tags.td(truth), *cells))
+    if rows:
+        columns = ("Image", "Group", "Truth", *(printable(run.name) for run in comparison.runs))
+        said = f"The {len(rows)} images that the runs call differently and most differ on"
+        found.append(table_panel(columns, rows, said, "texts"))
+    return found
+
+
+def _call(chance: float, truth: int) -> Any:
+    from dominate import tags
+
+    called = int(chance > THRESHOLD)
+    mark = "\N{CHECK MARK}" if called == truth else "\N{BALLOT X}"
+    return tags.td(f"{chance:.3f} {CLASSES[called]} {mark}", cls="right" if called == truth else "wrong")
+
+
+_SECTIONS = (
+    ("verdicts", "In short", _verdicts),
+    ("metrics", "Side by side", _metrics),
+    ("curves", "ROC, precision and recall", _curves),
+    ("agreement", "Where they disagree", _agreement),
+)

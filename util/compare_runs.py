@@ -1,0 +1,242 @@
+"""Runs side by side on the test images that all of them were tested on, with intervals of the paired differences."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from util.comparison import over_folds
+from util.errors import UserError
+from util.metrics import THRESHOLD, classification_metrics
+from util.report_scores import verdict_of
+from util.results import CLASS_WORDS
+
+NEEDED = ("image", "prob_anemic", "label_true", "group")
+MOST_DISAGREEING = 50
+
+
+@dataclass(frozen=True)
+class TestedImage:
+    """A labelled row of predictions.csv.
+
+    Attributes:
+        label: 0 Healthy, 1 Anemic.
+        probability: of Anemic, by Global.
+        group: what must not be parted.
+    """
+
+    __test__ = False  # not a test case, whatever pytest thinks of the name
+
+    label: int
+    probability: float
+    group: str
+
+
+@dataclass(frozen=True)
+class TestedRun:
+    """What a run said of its test images.
+
+    Attributes:
+        name: as it was asked for: a run, or a run and which of its weights, as ``SEG:best``.
+        folder: its results.
+        images: by name; those without a label are left out.
+    """
+
+    __test__ = False
+
+    name: str
+    folder: Path
+    images: dict[str, TestedImage]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs on the images that all of them were tested on.
+
+    Attributes:
+        runs: the first is what the others are compared with.
+        images: names, sorted.
+        label: (N,) 0 or 1.
+        group: N names.
+        probability: (runs, N).
+        scores: of each run, ``classification_metrics`` on these images.
+        differences: of each run but the first: auroc and accuracy, the run less the first, each {value, ci95}, and
+            verdict.
+        agreement: of each run but the first: how many images both, only the first, only it, neither were right on.
+        notes: what the reader must know.
+    """
+
+    runs: Sequence[TestedRun]
+    images: Sequence[str]
+    label: NDArray[np.int64]
+    group: Sequence[str]
+    probability: NDArray[np.float64]
+    scores: Sequence[dict[str, Any]]
+    differences: Sequence[dict[str, Any]]
+    agreement: Sequence[dict[str, int]]
+    notes: Sequence[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """What compare.json holds."""
+        others = [run.name for run in self.runs[1:]]
+        return {
+            "schema_version": 1,
+            "reference": self.runs[0].name,
+            "n": len(self.images),
+            "n_groups": len(set(self.group)),
+            "runs": {
+                run.name: {"results": str(run.folder), "test_images": len(run.images), "metrics": scores}
+                for run, scores in zip(self.runs, self.scores, strict=True)
+            },
+            "less_reference": dict(zip(others, self.differences, strict=True)),
+            "agreement": dict(zip(others, self.agreement, strict=True)),
+            "notes": list(self.notes),
+        }
+
+
+def results_folder(results_dir: Path, run: str, which: str) -> Path:
+    """Where the test of a run lies: ``SEG`` is its test of the weights ``which``, ``SEG:best`` that of others."""
+    name, _, own = run.partition(":")
+    return results_dir / name / f"test_{own or which}"
+
+
+def read_run(name: str, folder: Path) -> TestedRun:
+    """Read what a test has written.
+
+    Raises:
+        UserError: predictions.csv is missing or broken, or holds no labelled image.
+    """
+    path = folder / "predictions.csv"
+    tested = f"test the run {name} first, or name a run that was tested"
+    if not path.is_file():
+        raise UserError(f"--compare: no results of {name}", expected=f"a file {path}", found="none", remedy=tested)
+    images: dict[str, TestedImage] = {}
+    try:
+        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            for row in csv.DictReader(file):
+                if row["label_true"]:
+                    images[row["image"]] = _image(row)
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        words = f"{type(error).__name__}: {error}"
+        expected = f"columns {', '.join(NEEDED)}, as a test writes them"
+        raise UserError(f"{path} cannot be compared", expected=expected, found=words, remedy=tested) from None
+    if not images:
+        raise UserError(f"{path} holds no labelled image", remedy="compare tests of images whose class is known")
+    return TestedRun(name, folder, images)
+
+
+def _image(row: dict[str, str]) -> TestedImage:
+    probability = float(row["prob_anemic"])
+    if not (math.isfinite(probability) and 0 <= probability <= 1):
+        raise ValueError(f"prob_anemic is {row['prob_anemic']} of {row['image']!r}")
+    return TestedImage(CLASS_WORDS.index(row["label_true"]), probability, row["group"])
+
+
+def compare(runs: Sequence[TestedRun], *, resamples: int = 1000, seed: int = 0) -> Comparison:
+    """Score runs on the labelled images that all of them were tested on.
+
+    Args:
+        runs: two or more; the first is what the others are compared with.
+        resamples: bootstrap resamples of the intervals, over groups, the same groups for every run.
+        seed: of the resampling.
+
+    Raises:
+        UserError: no image is common to all, the runs know other labels of one, or one is named twice.
+    """
+    _check_names(runs)
+    names = sorted(set.intersection(*(set(run.images) for run in runs)))
+    if not names:
+        raise UserError(
+            "--compare: the runs were tested on different images",
+            expected="test images that are the same, by name, in every predictions.csv",
+            found="; ".join(f"{run.name}: {len(run.images)}, first {next(iter(run.images))!r}" for run in runs),
+            remedy="train and test them on the same data and split (--split_from), then compare",
+        )
+    _check_labels(runs, names)
+    first = runs[0].images
+    label = np.array([first[name].label for name in names], dtype=np.int64)
+    group = [first[name].group for name in names]
+    probability = np.array([[run.images[name].probability for name in names] for run in runs], dtype=np.float64)
+    fold = np.zeros(len(names), dtype=np.int64)
+    logits = probability - THRESHOLD
+    drawn = [over_folds(label, logit, group, fold, resamples=resamples, seed=seed) for logit in logits]
+    differences = []
+    for each in drawn[1:]:
+        found: dict[str, Any] = {measure: (each[measure] - drawn[0][measure]).as_dict() for measure in each}
+        differences.append({**found, "verdict": verdict_of(found["auroc"]["ci95"])})
+    right = (probability > THRESHOLD) == (label == 1)
+    return Comparison(
+        runs,
+        names,
+        label,
+        group,
+        probability,
+        [classification_metrics(label, chance, group, resamples=resamples, seed=seed) for chance in probability],
+        differences,
+        [_agreement(right[0], own) for own in right[1:]],
+        _notes(runs, names),
+    )
+
+
+def _agreement(first: NDArray[np.bool_], other: NDArray[np.bool_]) -> dict[str, int]:
+    parts = {
+        "both_right": first & other,
+        "only_reference_right": first & ~other,
+        "only_this_right": ~first & other,
+        "both_wrong": ~first & ~other,
+    }
+    return {key: int(where.sum()) for key, where in parts.items()}
+
+
+def _check_names(runs: Sequence[TestedRun]) -> None:
+    folders = [run.folder for run in runs]
+    twice = next((run.name for run in runs if folders.count(run.folder) > 1), None)
+    if len(runs) < 2 or twice is not None:
+        raise UserError(
+            "--compare needs two or more different tests",
+            found=f"{twice} twice" if twice else "one",
+            remedy="name other runs, or other weights of one: --compare SEG:best",
+        )
+
+
+def _check_labels(runs: Sequence[TestedRun], names: Sequence[str]) -> None:
+    first = runs[0]
+    for run in runs[1:]:
+        differing = [name for name in names if run.images[name].label != first.images[name].label]
+        if differing:
+            raise UserError(
+                f"--compare: {first.name} and {run.name} know other classes of {len(differing)} of the same images",
+                expected="one class of each image",
+                found=f"first {differing[0]!r}",
+                remedy="test both on the same data, or rename the images that are not the same",
+            )
+
+
+def _notes(runs: Sequence[TestedRun], names: Sequence[str]) -> list[str]:
+    """What the reader must know: images left out, and groups that are not the same."""
+    notes = []
+    for run in runs:
+        lost = len(run.images) - len(names)
+        if lost:
+            notes.append(f"{lost} of the {len(run.images)} labelled test images of {run.name} are not common to all.")
+    first = runs[0]
+    for run in runs[1:]:
+        moved = sum(run.images[name].group != first.images[name].group for name in names)
+        if moved:
+            notes.append(f"{run.name} names other groups for {moved} images; those of {first.name} are resampled.")
+    return notes
+
+
+def most_disagreeing(comparison: Comparison, most: int = MOST_DISAGREEING) -> list[int]:
+    """The images that the runs disagree on about the class, those with the widest probabilities first."""
+    called = comparison.probability > THRESHOLD
+    spread = comparison.probability.max(axis=0) - comparison.probability.min(axis=0)
+    differ = np.flatnonzero(called.any(axis=0) & ~called.all(axis=0))
+    return differ[np.argsort(-spread[differ], kind="stable")][:most].tolist()

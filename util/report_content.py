@@ -1,0 +1,189 @@
+"""What a results page shows: its images, the figures of metrics.json, and what follows from them for the whole page."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from util.figures import HEADS, NOT_EVALUATED, NOT_OPENED, SPLITS, UNPRINTABLE, is_number
+
+if TYPE_CHECKING:
+    from util.cell_report import CellGallery
+
+PER_PAGE = 50
+FEWEST_IMAGES, FEWEST_GROUPS = 30, 10  # below them no claim about accuracy is made
+METRICS = {
+    "accuracy": "Accuracy",
+    "balanced_accuracy": "Balanced acc.",
+    "sensitivity": "Sensitivity",
+    "specificity": "Specificity",
+    "precision": "Precision",
+    "f1": "F1",
+    "auroc": "AUROC",
+    "average_precision": "AP",
+    "brier": "Brier",
+    "ece": "ECE",
+}
+
+Tags = list[Any]
+
+
+@dataclass
+class ImageRow:
+    """One image of the page.
+
+    Attributes:
+        name: its name in the data, shown as it is.
+        split: train, val, test, or empty.
+        group: patient or parent image.
+        label_true: 0 Healthy, 1 Anemic, None where unknown.
+        label_pred: what Global called it.
+        prob: probability of Anemic by ``tier1``, ``tier2``, ``tier3``, ``global``; a missing tier never opened.
+        dice: Dice of the predicted mask, or None.
+        smear: path of the picture relative to the results folder, as are the next three.
+        true_mask: or None where there is none.
+        predicted_mask: path.
+        overlay: path.
+        cell_count: its red cells, or None where none were looked for.
+        overlapped_count: those that touch another.
+        severity: Mild, Chronic, or None.
+        severity_score: mean severity of its cells, or None.
+        cells_page: path of the page of its cells, or None.
+    """
+
+    name: str
+    split: str
+    group: str
+    label_true: int | None
+    label_pred: int
+    prob: dict[str, float]
+    dice: float | None
+    smear: str
+    true_mask: str | None
+    predicted_mask: str
+    overlay: str
+    cell_count: int | None = None
+    overlapped_count: int | None = None
+    severity: str | None = None
+    severity_score: float | None = None
+    cells_page: str | None = None
+
+
+@dataclass
+class Report:
+    """All that the page shows.
+
+    Attributes:
+        title: name of the run.
+        metrics: the whole of ``metrics.json``; absent parts are left out of the page or shown as not evaluated, tiers
+            that are None as not opened.
+        images: one row per image.
+        gate_log: the gate's decisions, see ``util.figures.gate_entry``.
+        history: one dict per epoch, see ``util.figures.training_curves``.
+        warnings: sentences that the reader must see first.
+        options: name to value, or to {"value": ..., "default": ...}; then those that differ come first.
+        cells: what Module-II found, or None where it did not run.
+        colours: probability of Anemic by colours alone, of the labelled images of the tested split in their order.
+    """
+
+    title: str
+    metrics: dict[str, Any] = field(default_factory=dict)
+    images: list[ImageRow] = field(default_factory=list)
+    gate_log: list[dict[str, Any]] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    options: dict[str, Any] = field(default_factory=dict)
+    cells: CellGallery | None = None
+    colours: Sequence[float] | None = None
+
+
+def printable(text: Any) -> str:
+    """A text with what no page may hold (control characters, halves of a surrogate pair) made visible."""
+    return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", str(text))
+
+
+def link_to(path: str) -> str:
+    """A relative link to a file of the results folder, percent-encoded; never another scheme, host or drive."""
+    return "./" + quote(os.fsencode(path.lstrip("/")), safe="/")
+
+
+def finite(value: Any) -> float | None:
+    """A number with six decimals, or None for what is none."""
+    return round(float(value), 6) if is_number(value) else None
+
+
+def headline_split(report: Report) -> str | None:
+    """The split whose figures stand on top: test where there is one, else validation, else training, else any."""
+    splits = report.metrics.get("splits") or {}
+    return next((name for name in (*reversed(SPLITS), *splits) if splits.get(name)), None)
+
+
+def sample_caution(report: Report, split: str) -> str | None:
+    """The sentence that forbids a claim about accuracy where the sample is too small for one, else None."""
+    scores = scores_of(report, split, "global")
+    images, groups = scores.get("n") or 0, _groups_by_class(report, split)
+    fewest = min(groups) if groups else scores.get("n_groups") or 0
+    if images >= FEWEST_IMAGES and fewest >= FEWEST_GROUPS:
+        return None
+    counted = f"{groups[0]} Healthy and {groups[1]} Anemic groups" if groups else f"{fewest} groups"
+    return (
+        f"No claim about accuracy can be made at this size: {images} images from {counted}. At least {FEWEST_IMAGES}"
+        f" images and {FEWEST_GROUPS} groups of each class are asked for; these figures show that the programme ran, no"
+        " more."
+    )
+
+
+def _groups_by_class(report: Report, split: str) -> tuple[int, int] | None:
+    """Distinct groups of each true class among the page's images of a split; None where it shows none."""
+    rows = [row for row in report.images if row.split == split and row.label_true is not None]
+    if not rows:
+        return None
+    return len({r.group for r in rows if r.label_true == 0}), len({r.group for r in rows if r.label_true == 1})
+
+
+def scores_of(report: Report, split: str | None, head: str) -> dict[str, Any]:
+    """The figures of a head on a split; empty where there are none."""
+    return ((report.metrics.get("splits") or {}).get(split) or {}).get(head) or {}
+
+
+def missing_of(report: Report, head: str) -> str:
+    """What stands where a head has no verdict on an image."""
+    return NOT_OPENED if head in unopened(report) else NOT_EVALUATED
+
+
+def unopened(report: Report) -> list[str]:
+    """Tiers that the tested weights had not opened: they stand in the metrics without figures."""
+    splits = [scores for scores in (report.metrics.get("splits") or {}).values() if scores]
+    return [head for head in HEADS if any(head in scores and scores[head] is None for scores in splits)]
+
+
+def provenance_of(report: Report) -> dict[str, Any]:
+    """What made the figures; empty where it is not recorded."""
+    return report.metrics.get("provenance") or {}
+
+
+def head_name(key: str) -> str:
+    """A head as the page calls it."""
+    return HEADS.get(key, key)
+
+
+def segmentation_of(report: Report) -> dict[str, Any]:
+    """The masks' scores, with the split that they are of; empty where none has a truth."""
+    found = report.metrics.get("segmentation")
+    return {"split": "test", **found} if found else {}
+
+
+def baselines_of(report: Report, split: str) -> list[tuple[str, dict[str, Any]]]:
+    """Baselines that were scored on a split; one that names no split belongs to the headline's."""
+    found = []
+    for name, scores in (report.metrics.get("baselines") or {}).items():
+        if not isinstance(scores, Mapping):
+            continue
+        own = scores.get(split) if isinstance(scores.get(split), Mapping) else None
+        own = own or (scores if split == headline_split(report) and any(key in scores for key in METRICS) else None)
+        if own:
+            found.append((f"Baseline: {name}", dict(own)))
+    return found

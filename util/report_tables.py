@@ -1,0 +1,210 @@
+"""Sections of figures and tables: confusion, tiers, stain, gate, training, masks, severity."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from util import figures
+from util.figures import (
+    EM_DASH,
+    HEADS,
+    NOT_EVALUATED,
+    NOT_OPENED,
+    SPLITS,
+    gate_entry,
+    interval_text,
+    three_decimals,
+)
+from util.report_content import (
+    METRICS,
+    Report,
+    Tags,
+    baselines_of,
+    head_name,
+    printable,
+    provenance_of,
+    segmentation_of,
+)
+from util.report_parts import figure_panel, flat_interval_note, lead_of, outside, table_panel, tree
+
+RESTAINED = {"grey": "grey", "stain_normalised": "normalised"}  # of metrics.json's robustness, and the page's words
+
+
+def confusion(report: Report) -> Tags:
+    """The grid of confusion matrices."""
+    splits = report.metrics.get("splits") or {}
+    if not splits:
+        return []
+    lead = "Rows are the true class, columns what the tier called it (Anemic above 0.5); percentages are of rows."
+    return [lead_of(lead), figure_panel(figures.confusion_grid(splits), "Confusion matrices", "panel scroll grid")]
+
+
+def tier_table(report: Report) -> Tags:
+    """Every metric of every tier and split with its interval, and the baselines."""
+    from dominate import tags
+
+    splits = report.metrics.get("splits") or {}
+    rows, scored = [], []
+    for split in (*SPLITS, *(name for name in splits if name not in SPLITS)):
+        heads = [(head_name(key), key, scores or {}) for key, scores in (splits.get(split) or {}).items()]
+        if not any(scores for _, _, scores in heads):
+            continue
+        heads += [(name, "baseline", scores) for name, scores in baselines_of(report, split)]
+        title = SPLITS.get(split, split)
+        rows.append(tags.tr(tags.th(printable(title), colspan=len(METRICS) + 3, scope="rowgroup"), cls="split"))
+        rows += [_score_row(name, key, scores) for name, key, scores in heads]
+        scored += [scores for _, _, scores in heads]
+    if not rows:
+        return []
+    caption = "Point value over its 95% interval. Intervals: bootstrap over groups, percentiles."
+    table = table_panel(["Tier", "Images", "Groups", *METRICS.values()], rows, caption, "dense")
+    note = flat_interval_note(scored)
+    explained = tags.p(
+        "AP is the average precision, the area under the steps of precision against recall; Brier is the mean squared"
+        " error of the probability. ECE is the expected calibration error over ten bins of confidence (Guo et al. 2017;"
+        " Naeini et al. 2015); resampling raises it, so its interval may lie above it. A dash is a figure that these"
+        " images do not define, such as the AUROC where one class is absent. Validation figures are a little too good:"
+        " how much each tier's voice weighs in the verdicts was fitted on these images.",
+        cls="footnote",
+    )
+    return [table, *([note] if note else []), explained]
+
+
+def _score_row(name: str, key: str, scores: Mapping[str, Any]) -> Any:
+    from dominate import tags
+
+    cells = [tags.td(printable(scores.get("n", EM_DASH))), tags.td(printable(scores.get("n_groups", EM_DASH)))]
+    for metric in METRICS:
+        interval = interval_text((scores.get("ci95") or {}).get(metric))
+        cells.append(tags.td(three_decimals(scores.get(metric)), tags.small(interval)))
+    if not scores:
+        cells = [tags.td(NOT_OPENED, colspan=3), tags.td(colspan=len(METRICS) - 1)]  # it stands under the accuracy
+    row = tags.tr(tags.th(outside(name), scope="row"), *cells)
+    if key == "global":
+        row["class"] = "global"
+    return row
+
+
+def stain(report: Report) -> Tags:
+    """Every head's AUROC and accuracy on the test images as they are, without colour, and with equal stain."""
+    from dominate import tags
+
+    changed = report.metrics.get("robustness") or {}
+    if not any(changed.get(name) for name in RESTAINED):
+        return []
+    as_is = (report.metrics.get("splits") or {}).get("test") or {}
+    columns = [as_is, *(changed.get(name) for name in RESTAINED)]
+    rows = []
+    for head, title in HEADS.items():
+        shut = as_is.get(head) is None
+        cells = [_stain_cell(scores, head, key, shut) for key in ("auroc", "accuracy") for scores in columns]
+        rows.append(tags.tr(tags.th(title, scope="row"), *cells, **({"cls": "global"} if head == "global" else {})))
+    words = ("as it is", *RESTAINED.values())
+    head_row = ["Tier", *(f"{METRICS[key]}, {word}" for key in ("auroc", "accuracy") for word in words)]
+    lead = (
+        "The test images judged again without colour (grey), and with each one's stain brought to that of the training"
+        " images (normalised). Where a figure lies below the interval of the images as they are, the verdict leans on"
+        " stain, which changes with the laboratory, and not on the cells alone."
+    )
+    caution = (
+        "Normalising also evens out how pale the cells are and how much of the image they cover, which anemia itself"
+        " changes: part of a fall there can be lost knowledge of the cells."
+    )
+    lacking = (
+        "Stain-normalised images were not judged: the run kept no stain of its training images,"
+        " as runs of earlier versions did not."
+    )
+    note = tags.p(caution if changed.get("stain_normalised") else lacking, cls="footnote")
+    flat = flat_interval_note(_shown_intervals(scores, shown) for scores in columns for shown in HEADS)
+    table = table_panel(head_row, rows, "Point value over its 95% interval.")
+    return [lead_of(lead), table, note, *([flat] if flat else [])]
+
+
+def _shown_intervals(scores: Mapping[str, Any] | None, head: str) -> dict[str, Any]:
+    """The intervals of a head's figures that the table of the stain shows."""
+    known = ((scores or {}).get(head) or {}).get("ci95") or {}
+    return {"ci95": {key: known.get(key) for key in ("auroc", "accuracy")}}
+
+
+def _stain_cell(scores: Mapping[str, Any] | None, head: str, key: str, shut: bool) -> Any:
+    """One figure with its interval; what has none says whether the tier or the images were not there."""
+    from dominate import tags
+
+    found = (scores or {}).get(head)
+    if not found:
+        return tags.td(NOT_OPENED if shut else NOT_EVALUATED)
+    return tags.td(three_decimals(found.get(key)), tags.small(interval_text((found.get("ci95") or {}).get(key))))
+
+
+def gate_history(report: Report) -> Tags:
+    """The gate's decisions as a figure and a table."""
+    from dominate import tags
+
+    entries = [gate_entry(row) for row in report.gate_log]
+    if not entries:
+        return []
+    lead = (
+        "A tier trains until its training accuracy reaches its threshold and its validation accuracy agrees; then its"
+        " gate opens the next tier. A tier whose epochs ran out is advanced as forced."
+    )
+    square = "\N{BLACK SQUARE}"
+    marks = {"opened": "\N{BLACK DIAMOND}", "forced": square, "stopped": square, "kept": "\N{WHITE CIRCLE}"}
+    words = {"opened": "Yes, opens", "forced": "forced", "stopped": "run stopped", "kept": "No, stays"}
+    rows = [
+        tags.tr(
+            tags.th(printable(entry.title), scope="row"),
+            tags.td(f"{entry.epoch:g}"),
+            *[tags.td(three_decimals(value)) for value in (entry.train, entry.threshold, entry.val)],
+            tags.td(f"{marks[entry.outcome]} {words[entry.outcome]}", cls="outcome"),
+            tags.td(outside(entry.reason)),
+        )
+        for entry in entries
+    ]
+    table = table_panel(
+        ["Tier", "Epoch", "Training accuracy", "Needed", "Validation accuracy", "Decision", "Reason"], rows
+    )
+    every = tags.details(tags.summary(f"All {len(rows)} decisions"), table, cls="under")
+    return [lead_of(lead), figure_panel(figures.gate_timeline(report.gate_log), "Decisions of the gate"), every]
+
+
+def curves(report: Report) -> Tags:
+    """Losses and accuracies over epochs."""
+    if not report.history:
+        return []
+    return [figure_panel(figures.training_curves(report.history, report.gate_log), "Training curves")]
+
+
+def segmentation(report: Report) -> Tags:
+    """Dice and IoU of the predicted masks."""
+    from dominate import tags
+
+    scores = segmentation_of(report)
+    if not scores:
+        return []
+    names = {"dice": "Dice (pooled)", "iou": "IoU (pooled)", "dice_mean": "Dice (mean of images)"}
+    intervals, split = scores.get("ci95") or {}, scores["split"]
+    cells = [tags.td(three_decimals(scores.get(k)), tags.small(interval_text(intervals.get(k)))) for k in names]
+    counts = [tags.td(printable(scores.get(key, EM_DASH))) for key in ("n", "n_groups")]
+    row = tags.tr(tags.th(printable(SPLITS.get(split, split)), scope="row"), *counts, *cells)
+    lead = "Predicted cell masks against the true ones, pixel by pixel; pooled figures sum pixels over all images."
+    written = provenance_of(report).get("masks_written") or {}
+    if written.get("cells"):
+        others = sum(written.values()) - written["cells"]
+        lead += f" {written['cells']} of the masks are those of the cells that Module-II found at the images' own size"
+        lead += f", {others} the network's." if others else "."
+    head = ["Split", "Images", "Groups", *names.values()]
+    return [lead_of(lead), table_panel(head, [row], "Point value over its 95% interval.")]
+
+
+def severity(report: Report) -> Tags:
+    """Module-II's cells and grades, and its figures as they stand in ``metrics.json``."""
+    from dominate import tags
+
+    found = report.metrics.get("severity")
+    figures_of_it: Tags = [tags.div(tree(found), cls="panel")] if found else []
+    if report.cells is not None:
+        return report.cells.section() + figures_of_it
+    if not found and report.images:
+        return [lead_of("Module-II did not run: no cell was found, measured or graded.")]
+    return figures_of_it

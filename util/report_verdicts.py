@@ -1,0 +1,188 @@
+"""What follows from the figures: Global against colours alone, the operating point, whole groups, the worst errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from util.figures import CLASSES, EM_DASH, HEADS, SPLITS, interval_text, is_number, three_decimals
+from util.metrics import THRESHOLD, THRESHOLD_METRICS
+from util.report_content import (
+    METRICS,
+    ImageRow,
+    Report,
+    Tags,
+    head_name,
+    headline_split,
+    link_to,
+    printable,
+    sample_caution,
+)
+from util.report_parts import lead_of, outside, table_panel
+from util.report_scores import BETTER, SPECIFICITY, WORSE, YOUDEN
+
+MOST_ERRORS = 12
+UNITS = {"group": "Groups", "patient": "Patients"}
+_SAID = {
+    BETTER: ("right", "Better than colours alone."),
+    WORSE: ("wrong", "Worse than colours alone."),
+}
+
+
+def against_colours(report: Report) -> Tags:
+    """In words, on the first screen: whether Global is shown to be better than a classifier of colours."""
+    from dominate import tags
+
+    found = (report.metrics.get("differences") or {}).get("global_less_colour")
+    if not found:
+        return []
+    kind, words = _SAID.get(found.get("verdict"), ("unknown", "Not shown to be better than colours alone."))
+    split = found.get("split", "test")
+    if split == headline_split(report) and sample_caution(report, split):
+        kind, words = "unknown", "Not shown to be better than colours alone: too few images."
+    parts = [_signed(METRICS[key], found.get(key)) for key in ("auroc", "accuracy")]
+    said = "Global less a random forest that sees colour statistics only, on the same images: " + ", ".join(parts)
+    return [tags.p(tags.b(words, cls=kind), f" {said}.", cls="panel margin")]
+
+
+def _signed(name: str, scores: Mapping[str, Any] | None) -> str:
+    """A difference with its sign and its interval."""
+    value, interval = (scores or {}).get("value"), (scores or {}).get("ci95")
+    if not is_number(value) or value is None:
+        return f"{name} not defined"
+    edges = f" (95% CI {interval[0]:+.3f} to {interval[1]:+.3f})" if interval else " (no interval)"
+    return f"{name} {value:+.3f}{edges}"
+
+
+def rule_in_words(point: Mapping[str, Any]) -> str:
+    """How the operating point was chosen."""
+    rule = str(point.get("rule", ""))
+    if rule == YOUDEN:
+        how = "the highest sensitivity + specificity (Youden's index)"
+    elif rule.startswith(SPECIFICITY):
+        how = f"the highest sensitivity at a specificity of at least {rule.partition('=')[2]}"
+    else:
+        return f"{THRESHOLD:g}, as everywhere else on this page"
+    count, groups = point.get("n"), point.get("n_groups")
+    return f"{how} on {count} validation images of {groups} groups"
+
+
+def operating(report: Report) -> Tags:
+    """Every head at the operating point, beside the same calls at 0.5."""
+    from dominate import tags
+
+    point, split = report.metrics.get("operating_point") or {}, headline_split(report)
+    if not point or split is None:
+        return []
+    if point.get("why_not"):
+        return [lead_of(f"No operating point was chosen: {printable(point['why_not'])}. Anemic begins at 0.5.")]
+    chosen = (point.get("splits") or {}).get(split) or {}
+    plain = (report.metrics.get("splits") or {}).get(split) or {}
+    rows = []
+    for head in HEADS:
+        if not chosen.get(head):
+            continue
+        rows.append(_point_row(head, f"{THRESHOLD:g}", plain.get(head) or {}, ""))
+        rows.append(_point_row(head, three_decimals(chosen[head].get("threshold")), chosen[head], "global"))
+    if not rows:
+        return []
+    lead = (
+        f"Anemic above 0.5, and above the operating point: {rule_in_words(point)}. It was not chosen on the images"
+        " that it is judged by here. predictions.csv and all other figures call by 0.5."
+    )
+    head_row = ["Tier", "Anemic above", *(METRICS[key] for key in THRESHOLD_METRICS)]
+    caption = f"{SPLITS.get(split, split)} images. Point value over its 95% interval."
+    return [lead_of(lead), table_panel(head_row, rows, caption), *_val_note(split, tags)]
+
+
+def _val_note(split: str, tags: Any) -> Tags:
+    if split != "val":
+        return []
+    return [tags.p("These are the validation images themselves: the point fits them too well.", cls="footnote")]
+
+
+def _point_row(head: str, threshold: str, scores: Mapping[str, Any], cls: str) -> Any:
+    from dominate import tags
+
+    cells = [tags.td(threshold)]
+    for key in THRESHOLD_METRICS:
+        interval = interval_text((scores.get("ci95") or {}).get(key))
+        cells.append(tags.td(three_decimals(scores.get(key)), tags.small(interval)))
+    return tags.tr(tags.th(head_name(head), scope="row"), *cells, **({"cls": cls} if cls else {}))
+
+
+def units(report: Report) -> Tags:
+    """Verdicts of whole groups and patients: their images' mean probability."""
+    from dominate import tags
+
+    known, split = report.metrics.get("verdicts") or {}, headline_split(report)
+    keys = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "auroc", "average_precision", "brier")
+    rows, mixed = [], 0
+    for unit, title in UNITS.items():
+        by_head = (known.get(unit) or {}).get(split) or {}
+        for head in HEADS:
+            scores = by_head.get(head)
+            if not scores:
+                continue
+            mixed = max(mixed, scores.get("mixed") or 0)
+            cells = [tags.td(head_name(head)), tags.td(printable(scores.get("n", EM_DASH)))]
+            for key in keys:
+                interval = interval_text((scores.get("ci95") or {}).get(key))
+                cells.append(tags.td(three_decimals(scores.get(key)), tags.small(interval)))
+            row = tags.tr(tags.th(title, scope="row"), *cells)
+            if head == "global":
+                row["class"] = "global"
+            rows.append(row)
+    if not rows:
+        return []
+    lead = "A group's or patient's probability is the mean over its images; above 0.5 it is called Anemic."
+    lead += f" {mixed} with images of both classes are left out." if mixed else ""
+    table = table_panel(["Verdicts of", "Tier", "Count", *(METRICS[key] for key in keys)], rows, "Over 95% intervals.")
+    return [lead_of(lead), table]
+
+
+def worst_errors(rows: Sequence[ImageRow], most: int = MOST_ERRORS) -> list[ImageRow]:
+    """The images that Global is wrong on, the most confidently wrong first; equal ones in the order of the data."""
+    wrong = [row for row in rows if row.label_true is not None and row.label_true != row.label_pred]
+    sure = [row for row in wrong if is_number(row.prob.get("global"))]
+    return sorted(sure, key=lambda row: -abs(row.prob["global"] - THRESHOLD))[:most]
+
+
+def errors(report: Report) -> Tags:
+    """The most confidently wrong images."""
+    from dominate import tags
+
+    wrong = sum(row.label_true is not None and row.label_true != row.label_pred for row in report.images)
+    labelled = sum(row.label_true is not None for row in report.images)
+    if not labelled:
+        return []
+    if not wrong:
+        return [lead_of(f"Global is right on all {labelled} labelled images that this page shows.")]
+    worst = worst_errors(report.images)
+    which = "the most confidently wrong first" if wrong <= len(worst) else f"the {len(worst)} most confidently wrong"
+    lead = f"Global is wrong on {wrong} of {labelled} labelled images; {which}. All are in the list of images below."
+    return [lead_of(lead), tags.div(*[_error_card(row) for row in worst], cls="errors")]
+
+
+def _error_card(row: ImageRow) -> Any:
+    from dominate import tags
+
+    truth = CLASSES[row.label_true] if row.label_true is not None else EM_DASH
+    pictures = [("smear", row.smear), ("overlay", row.overlay)]
+    shown = [_linked(path, f"{what} of {printable(row.name)}", what) for what, path in pictures]
+    chance = f"probability of Anemic {row.prob['global']:.3f}"
+    said = f"called {CLASSES[row.label_pred]} ({chance}), truly {truth}"
+    return tags.article(
+        tags.div(*shown, cls="pictures two"),
+        tags.h3(outside(row.name)),
+        tags.p(tags.b(f"\N{BALLOT X} {said}", cls="wrong")),
+        tags.p("group ", outside(row.group)),
+        cls="panel error",
+    )
+
+
+def _linked(path: str, alt: str, caption: str) -> Any:
+    from dominate import tags
+
+    image = tags.img(src=link_to(path), alt=alt, loading="lazy", decoding="async")
+    return tags.figure(tags.a(image, href=link_to(path)), tags.figcaption(caption))

@@ -1,0 +1,327 @@
+"""A page on this machine into which smears are dropped: one worker judges them one after the other; no file is kept.
+
+Only this machine can reach it (127.0.0.1). Pages of other sites that are open in the same browser cannot: a request
+must name this host (against DNS rebinding), and an upload must come from the page itself or from no page at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import hashlib
+import json
+import logging
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from util.errors import UserError
+from util.report import printable
+
+if TYPE_CHECKING:
+    from tornado.httpserver import HTTPServer
+    from tornado.web import Application
+
+ADDRESS = "127.0.0.1"
+HOSTS = frozenset({ADDRESS, "localhost"})
+MOST_BYTES = 32_000_000  # of an upload
+MOST_PIXELS = 25_000_000  # of an image
+MOST_WAITING = 8  # uploads that are received, wait or are judged; each may hold MOST_BYTES
+BODY_SECONDS = 120.0  # that an upload may take
+UPLOAD_TYPE = "application/octet-stream"  # a form of another site cannot send it, nor a script without leave
+
+Answer = Mapping[str, Any]
+JudgeUpload = Callable[[bytes], Answer]
+
+
+class Queue:
+    """Uploads on their way: one thread judges them in the order in which they came.
+
+    Args:
+        judge: what is done with an upload; raises UserError where it cannot be judged.
+    """
+
+    def __init__(self, judge: JudgeUpload) -> None:
+        self._judge = judge
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="judge")
+        self.uploads = 0  # being received, waiting or being judged
+        self.waiting = 0  # waiting or being judged
+
+    async def judged(self, content: bytes, gone: Callable[[], bool]) -> Answer:
+        """Wait for the answer to an upload; where nobody is waiting for it any more it is not judged."""
+        self.waiting += 1
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._pool, lambda: {} if gone() else self._judge(content))
+        finally:
+            self.waiting -= 1
+
+    def close(self) -> None:
+        """Take no more; what is being judged is not waited for."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def serve_page(judge: JudgeUpload, facts: Answer, *, port: int) -> None:
+    """Serve the page until interrupted.
+
+    Args:
+        judge: answers an upload with plain data, see ``serve.js`` for its parts.
+        facts: what the page says of the network: ``run``, ``about`` (sentences).
+        port: 0 takes a free one.
+
+    Raises:
+        UserError: the port is taken.
+    """
+
+    async def run() -> None:
+        queue = Queue(judge)
+        server, taken = open_server(queue, facts, port)
+        print(f"page: http://{ADDRESS}:{taken}/ (this machine only; Ctrl+C ends it)", flush=True)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            server.stop()
+            queue.close()
+
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(run())
+    print("closed", flush=True)
+
+
+def open_server(queue: Queue, facts: Answer, port: int) -> tuple[HTTPServer, int]:
+    """Listen at 127.0.0.1, in the running event loop.
+
+    Returns:
+        the server and its port.
+
+    Raises:
+        UserError: the port is taken.
+    """
+    from tornado.httpserver import HTTPServer
+    from tornado.netutil import bind_sockets
+
+    try:
+        sockets = bind_sockets(port, ADDRESS)
+    except OSError as error:
+        raise UserError(
+            f"--port {port}: the page cannot be opened there",
+            expected="a free port",
+            found=error.strerror or str(error),
+            remedy="choose another --port, or 0 for any",
+        ) from None
+    logging.getLogger("tornado.access").setLevel(logging.ERROR)
+    server = HTTPServer(
+        application(queue, facts), max_body_size=MOST_BYTES, body_timeout=BODY_SECONDS, max_header_size=16_384
+    )
+    server.add_sockets(sockets)
+    return server, sockets[0].getsockname()[1]
+
+
+def application(queue: Queue, facts: Answer) -> Application:
+    """The page, its uploads, and how many are waiting."""
+    from tornado import web
+
+    page, policy = page_of(facts)
+
+    class Handler(web.RequestHandler):
+        """What every answer has in common: only this host is answered, nothing is stored, no detail leaks."""
+
+        def set_default_headers(self) -> None:
+            self.set_header("Server", "3TDCFNet")
+            self.set_header("Content-Security-Policy", policy)
+            self.set_header("X-Content-Type-Options", "nosniff")
+            self.set_header("X-Frame-Options", "DENY")
+            self.set_header("Referrer-Policy", "no-referrer")
+            self.set_header("Cross-Origin-Opener-Policy", "same-origin")
+            self.set_header("Cross-Origin-Resource-Policy", "same-origin")
+            self.set_header("Cache-Control", "no-store")
+
+        def prepare(self) -> None:
+            if not is_own_host(self.request.headers.get("Host", "")):
+                self.refuse(421, "this page answers to 127.0.0.1 and localhost only")
+
+        def refuse(self, status: int, what: str, **more: str) -> None:
+            """Answer with an error in words."""
+            self.set_status(status)
+            self.finish({"error": printable(what), **{key: printable(text) for key, text in more.items() if text}})
+
+        def write_error(self, status_code: int, **_: Any) -> None:
+            self.finish({"error": f"the page cannot do this ({status_code})"})
+
+        def log_exception(self, *error: Any) -> None:
+            if not isinstance(error[1], web.HTTPError):
+                traceback.print_exception(error[1], file=sys.stderr)
+
+    class Page(Handler):
+        def get(self) -> None:
+            self.set_header("Content-Type", "text/html; charset=utf-8")
+            self.finish(page)
+
+    class Waiting(Handler):
+        def get(self) -> None:
+            self.finish({"waiting": queue.waiting})
+
+    class Missing(Handler):
+        def prepare(self) -> None:
+            super().prepare()
+            if not self._finished:
+                self.refuse(404, "there is nothing at this address")
+
+    @web.stream_request_body
+    class Upload(Handler):
+        """An image in, what is said of it out."""
+
+        def initialize(self) -> None:
+            self.content, self.counted, self.gone = bytearray(), False, False
+
+        def prepare(self) -> None:
+            super().prepare()
+            if self._finished:
+                return
+            refused = refusal(self.request.method or "", self.request.headers)
+            if refused:
+                self.refuse(*refused)
+            elif queue.uploads >= MOST_WAITING:
+                self.set_header("Retry-After", "2")
+                self.refuse(503, "too many images are waiting", remedy="try again in a moment")
+            else:
+                queue.uploads += 1
+                self.counted = True
+
+        def data_received(self, chunk: bytes) -> None:
+            if not self._finished:
+                self.content += chunk
+
+        async def post(self) -> None:
+            try:
+                answer = await queue.judged(bytes(self.content), lambda: self.gone)
+            except UserError as error:
+                self.refuse(422, error.what, expected=error.expected, found=error.found, remedy=error.remedy)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the page goes on and says no more than this
+                traceback.print_exception(error, file=sys.stderr)
+                self.refuse(500, "the image could not be judged: an error in the programme, see its terminal")
+            else:
+                self.finish(json.dumps(answer, allow_nan=False))
+
+        def finish(self, chunk: Any = None) -> Any:
+            if isinstance(chunk, str):
+                self.set_header("Content-Type", "application/json; charset=UTF-8")
+            return None if self.gone else super().finish(chunk)
+
+        def on_connection_close(self) -> None:
+            self.gone = True
+            self._release()
+
+        def on_finish(self) -> None:
+            self._release()
+
+        def _release(self) -> None:
+            self.content = bytearray()
+            queue.uploads -= self.counted
+            self.counted = False
+
+    routes: list[Any] = [("/", Page), ("/judge", Upload), ("/waiting", Waiting)]
+    return web.Application(routes, default_handler_class=Missing)
+
+
+def is_own_host(host: str) -> bool:
+    """Whether a Host header names this machine, at any port: another port is a tunnel's."""
+    name, _, port = host.partition(":")
+    return name.lower() in HOSTS and (not port or (port.isascii() and port.isdigit()))
+
+
+def refusal(method: str, headers: Mapping[str, str]) -> tuple[int, str] | None:
+    """Why an upload is not taken, as status and words, or None."""
+    if method != "POST":
+        return 405, "images are sent by POST"
+    origin, site = headers.get("Origin"), headers.get("Sec-Fetch-Site", "same-origin")
+    if (origin is not None and origin != f"http://{headers['Host']}") or site not in ("same-origin", "none"):
+        return 403, "images are taken from this page only"
+    if headers.get("Content-Type", "") != UPLOAD_TYPE:
+        return 415, f"images are sent as {UPLOAD_TYPE}"
+    length = headers.get("Content-Length", "")
+    if not (length.isascii() and length.isdigit()):
+        return 411, "the length of the image is missing"
+    if int(length[:12]) > MOST_BYTES:
+        return 413, f"the file is larger than {MOST_BYTES // 1_000_000} MB"
+    return (422, "the file is empty") if int(length[:12]) == 0 else None
+
+
+def page_of(facts: Answer) -> tuple[str, str]:
+    """The page and the policy that lets its own style and script run and nothing else."""
+    import dominate
+    from dominate import tags
+    from dominate.util import raw
+
+    style, script = _beside("report.css") + _beside("serve.css"), _beside("serve.js")
+    document = dominate.document(title=f"{printable(facts['run'])}: judge a smear", lang="en")
+    document.head.add(
+        tags.meta(charset="utf-8"),
+        tags.meta(name="viewport", content="width=device-width, initial-scale=1"),
+        tags.meta(name="color-scheme", content="light dark"),
+        tags.link(rel="icon", href="data:,"),
+        tags.style(raw(style)),
+    )
+    limits = {"bytes": MOST_BYTES, "megapixels": MOST_PIXELS // 1_000_000}
+    top = tags.header(
+        tags.div(
+            tags.p("3-TierDCFNet \N{MIDDLE DOT} prediction", cls="eyebrow"),
+            tags.h1("Judge a smear"),
+            tags.ul(tags.li("Weights ", tags.b(printable(facts["run"]))), cls="facts"),
+            tags.ul(
+                tags.li(
+                    tags.b("Research use only, not for diagnosis."),
+                    "Verdicts hold for smears like those that the network learned from.",
+                    cls="notice strong",
+                ),
+                *[tags.li(printable(sentence), cls="notice") for sentence in facts["about"]],
+                cls="notices",
+            ),
+            cls="wide",
+        ),
+        cls="top",
+    )
+    document.body.add(top, _body(limits), tags.script(raw(script)))
+    rules = {
+        "default-src": "'none'",
+        "script-src": f"'sha256-{_digest(script)}'",
+        "style-src": f"'sha256-{_digest(style)}'",
+        "img-src": "data: blob:",
+        "connect-src": "'self'",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+        "frame-ancestors": "'none'",
+    }
+    return str(document.render(pretty=False)), "; ".join(f"{key} {value}" for key, value in rules.items())
+
+
+def _body(limits: Mapping[str, int]) -> Any:
+    """The place to drop images, and where the answers go."""
+    from dominate import tags
+
+    words = f"PNG, JPEG, BMP or TIFF, up to {limits['bytes'] // 1_000_000} MB and {limits['megapixels']} megapixels"
+    drop = tags.label(
+        tags.b("Drop smears here, or choose files"),
+        tags.span(f"{words}. They are judged on this machine and not kept."),
+        tags.input_(type="file", id="files", multiple=True, accept=".png,.jpg,.jpeg,.bmp,.tif,.tiff"),
+        id="drop",
+        cls="panel",
+        data_bytes=str(limits["bytes"]),
+    )
+    more = tags.p("For many images use 3TDCFNet_predict.py with --dataroot, which also writes tables.")
+    footer = tags.footer(tags.div(more, cls="wide"))
+    answers = tags.div(id="answers", aria_live="polite")
+    script_needed = tags.noscript(tags.p("This page needs its script to send the images.", cls="notice strong"))
+    return tags.main(tags.div(drop, script_needed, answers, cls="wide"), footer)
+
+
+def _beside(name: str) -> str:
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
+
+
+def _digest(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
