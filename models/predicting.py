@@ -43,7 +43,7 @@ THUMBNAIL = 360  # pixels of the longer side of the page's pictures
 ANEMIC = 1
 # Options on which it depends what is said of an image: a prediction that goes on must have been begun with the same.
 DECISIVE = (
-    "which_epoch", "loadSize", "fineSize", "test_views", "cells", "masks_from", "cell_diameter", "um_per_px",
+    "which_epoch", "loadSize", "fineSize", "backend", "test_views", "cells", "masks_from", "cell_diameter", "um_per_px",
     "cell_pages",
 )  # fmt: skip
 
@@ -331,6 +331,7 @@ class PredictRun:
                 "binary_from": self.saved.binary_sees,
                 "mask_source": self.saved.masks_from,
                 "masks_written": dict(sorted(self.tally.masks.items())),
+                "backend": self.options.backend,
                 "test_views": self.options.test_views,
                 "seed": self.options.seed,
                 "options": self.options.values(),

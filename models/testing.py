@@ -21,6 +21,7 @@ from models.assessment import PictureWriter, Pixels, SideResult, Smear, probabil
 from models.cell_files import remove_begun
 from models.cell_stage import CellStage, severity_metrics
 from models.inference import Prediction, SmearBatch, predict, see_all, see_none
+from models.onnx_backend import network_to_run
 from models.saved import SavedNetwork
 from util.files import unwritable
 from util.metrics import classification_metrics
@@ -117,7 +118,7 @@ class TestRun:
     ) -> None:
         self.binary_sees, self.cells = binary_sees, cells
         self.saved, self.device, self.results, self.options, self.folder = saved, device, results, options, folder
-        self.network = saved.network.to(device).to(memory_format=torch.channels_last)
+        self.network = network_to_run(saved, device, options.backend)
         self._clear()
         self.metrics: dict[str, Any] = {}
         self.segmentation: dict[str, Any] | None = None
@@ -295,6 +296,7 @@ class TestRun:
             "mask_source": data.masks_from,
             "masks_written": self.masks_written,
             "test_views": self.options.test_views,
+            "backend": self.options.backend,
             "seed": self.options.seed,
             "command": shlex.join(["python", *sys.argv]),
             "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}},

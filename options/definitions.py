@@ -685,6 +685,15 @@ OPTIONS: tuple[Option, ...] = (
         parse=checkpoint_choice,
     ),
     Option(
+        "backend",
+        "torch",
+        "what runs the network: torch, or onnx, ONNX Runtime on the CPU with the file that 3TDCFNet_export.py wrote "
+        "beside the weights.",
+        _TEST,
+        JUDGING,
+        choices=("torch", "onnx"),
+    ),
+    Option(
         "ensemble",
         (),
         "further runs, such as RUN2,RUN3, that judge beside --name: chances and masks are averaged, and the report "

@@ -568,7 +568,7 @@ def documented_commands():
     for path in [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]:
         for block in re.findall(r"```(?:bash|sh|console)?\n(.*?)```", path.read_text(encoding="utf-8"), re.S):
             for line in block.replace("\\\n", " ").splitlines():
-                match = re.match(r"\s*(?:\$ )?python (3TDCFNet_(\w+)\.py)(.*)", line)
+                match = re.match(r"\s*(?:\$ )?(?:python|torchrun .*?) (3TDCFNet_(\w+)\.py)(.*)", line)
                 if match:
                     found.append(
                         pytest.param(match[2], match[3].split("#")[0].strip(), id=f"{path.name}: {line.strip()[:60]}")
@@ -585,9 +585,11 @@ def test_the_readme_shows_the_published_commands():
 @pytest.mark.parametrize(("name", "line"), documented_commands())
 def test_every_documented_command_parses(name, line):
     from options import parse_data_command, parse_options
+    from options.export_command import parse_export_command
 
-    if name == "data":
-        parse_data_command(shlex.split(line), prog="p", description="")
+    if name in ("data", "export"):
+        parse = parse_data_command if name == "data" else parse_export_command
+        parse(shlex.split(line), prog="p", description="")
     else:
         with pytest.MonkeyPatch.context() as patch:
             patch.delenv("COLUMNS", raising=False)
