@@ -77,6 +77,7 @@ class TrainingSession:
         self.patience = patience
         self.stop = StopRequest()
         self.saved_at, self.saving_took = -math.inf, 0.0
+        self.saved_within = False  # whether the newest state is no good one of an epoch's end
         self.done, self.begun_at = 0, 0
         self.begun: Mapping[str, Any] | None = None  # of an epoch that was interrupted: its sums, and how long it took
         self.best: dict[str, Any] = {"score": None, "epoch": None}
@@ -136,6 +137,8 @@ class TrainingSession:
         self.best = dict(state["best"])
         self.facts["starts"] = dict(state["starts"])
         self.begun = state["begun"]
+        # A damaged newest state must not take the place of the one before it, which is all there is.
+        self.saved_at, self.saved_within = time.monotonic(), self.begun is not None or path != self.folder.state
 
     def warm_start(self, train: EpochBatches, epochs: int) -> None:
         """Distil tiers that would start from chance; of a run that begins, before its first epoch.
@@ -268,6 +271,7 @@ class TrainingSession:
             self.begun = None
             return learned, evaluation
         except FloatingPointError as error:
+            self._leave_epoch()
             settings, saved = self.trainer.settings, self.folder.state.is_file()
             lower = f"a --lr below {settings.lr:g} (or --lr_discriminator below {settings.lr_discriminator:g})"
             go_on = "the last state is kept: use --continue_train" if saved else "nothing is saved: use --overwrite"
@@ -277,6 +281,11 @@ class TrainingSession:
                 found=f"{error} ({totals.images} images into the epoch)",
                 remedy=f"{go_on} with {lower}",
             ) from None
+
+    def _leave_epoch(self) -> None:
+        """Go back to the state of the last epoch's end: of one that diverges even finite weights are not worth keeping."""
+        if self.saved_within and self.ranks.first:
+            keep_before(self.folder.state_before, self.folder.state)
 
     def _begun_totals(self) -> tuple[EpochTotals, int]:
         """The sums of an epoch that was interrupted, kept by the first process, and how many images all have seen."""
@@ -360,7 +369,7 @@ class TrainingSession:
             save_checkpoint(self.folder.weights(which), weights)
 
     def _save_state(self, begun: Mapping[str, Any] | None) -> None:
-        """Save everything that is needed to go on, and keep the state before.
+        """Save everything that is needed to go on, and keep the state before, always one of an epoch's end.
 
         Args:
             begun: of an epoch that is not at its end: the sums so far, and its seconds.
@@ -368,8 +377,10 @@ class TrainingSession:
         started = time.monotonic()
         state = {**self._state(), "begun": begun}  # all processes have a part in it
         if self.ranks.first:
-            keep_before(self.folder.state, self.folder.state_before)
+            if not self.saved_within:
+                keep_before(self.folder.state, self.folder.state_before)
             save_checkpoint(self.folder.state, state)
+        self.saved_within = begun is not None
         self.saved_at = time.monotonic()
         self.saving_took = self.saved_at - started
 

@@ -164,7 +164,8 @@ def test_spoiled_weights_start_no_run_and_are_not_tested(how, copied, data, refu
     assert not list((folder / "checkpoints" / "NEW").iterdir()), "no half-begun run is left"
     text = refused("test", f"{data} --name RUN --which_epoch best --gpu_ids -1 --no_cache --resamples 100", folder)
     assert to_test in text
-    assert not (run / "RAN").exists() and not [path for path in folder.rglob("results/**/*") if path.is_file()]
+    left = [path for path in folder.rglob("results/**/*") if path.is_file() and path.suffix != ".lock"]
+    assert not (run / "RAN").exists() and not left
 
 
 @pytest.mark.parametrize("how", ["cut short", "pickle with code", "weights"])
@@ -174,6 +175,7 @@ def test_a_spoiled_state_is_not_gone_on_from(how, copied, refused):
         shutil.copy(run / LATEST, run / STATE)
     else:
         SPOILED[how][0](run / STATE)
+        (run / "before_state.safetensors").unlink()  # or it would be gone on with
     before = contents(run)
     assert STATE in refused("train", "--name RUN --continue_train --gpu_ids -1 --niter 2", folder)
     assert contents(run) == before
@@ -198,12 +200,15 @@ def test_a_run_that_diverges_keeps_its_state_and_goes_on_from_it(options, where,
     assert [json.loads(line)["epoch"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [1, 2]
 
 
-def test_a_run_that_diverges_at_once_leaves_no_weights_and_says_what_to_do_next(data, tmp_path, refused):
-    text = refused("train", f"{data} --name RUN {TINY} --lr 1e30", tmp_path)
-    assert "diverged in epoch 1" in text and "--continue_train" not in text
-    assert not list((tmp_path / "checkpoints/RUN").glob("*.safetensors"))
+def test_a_run_that_diverges_at_once_leaves_no_weights_but_its_start(data, tmp_path, refused, shell):
+    text = refused("train", f"{data} --name RUN {TINY} --lr 1e30 --save_seconds 0.001", tmp_path)
+    assert "diverged in epoch 1" in text and "use --continue_train with a --lr below 1e+30" in text
+    assert not list((tmp_path / "checkpoints/RUN").glob("*_net_*"))
+    state = load_checkpoint(tmp_path / "checkpoints/RUN" / STATE)
+    assert state["epoch"] == 0 and state["begun"] is None, "what was saved of the epoch that diverged is dropped"
     text = refused("train", f"{data} --name RUN {TINY}", tmp_path)
-    assert "already holds a run" in text and "--overwrite" in text and "--continue_train" not in text
+    assert "already holds a run" in text and "--overwrite" in text and "--continue_train" in text
+    assert shell("train", "--name RUN --continue_train --gpu_ids -1 --lr 0.0005", tmp_path)[0] == 0
 
 
 # ---- going on with other options ------------------------------------------------------------------------------------

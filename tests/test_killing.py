@@ -153,6 +153,7 @@ def test_a_damaged_state_is_left_for_the_one_before(damage, start, begin, whole,
     else:
         at = len(content) // 2
         state.write_bytes(content[:at] if damage == "cut short" else content[:at] + b"\x55\xaa" + content[at + 2 :])
+    assert start(RESUME, tmp_path, saving_call=14) == -signal.SIGKILL  # in the midst of the first save after the damage
     assert start(RESUME, tmp_path) == 0, said(tmp_path)
     text = said(tmp_path)
     assert "latest_state.safetensors" in text and "going on from" in text and "before_state.safetensors" in text
