@@ -403,7 +403,12 @@ class BatchLoader:
         return len(self._sizes_after(self.seen))
 
     def _sizes_after(self, seen: int) -> list[int]:
-        """Sizes of the batches, all processes' shares together, of what is left of an epoch."""
+        """Sizes of the batches, all processes' shares together, of what is left of an epoch.
+
+        Too few to give each process two are left out; that is only where a run goes on with more processes than before.
+        """
+        if seen and len(self.indices) - seen < self._fewest:
+            return []
         return _batch_sizes(len(self.indices) - seen, self.batch_size, self._drop_last, self._fewest)
 
     def __iter__(self) -> Iterator[Batch]:

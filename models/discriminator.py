@@ -81,3 +81,5 @@ class MaskHistory:
         self.pairs = pairs.to(device) if isinstance(pairs, Tensor) else None
         self.filled = int(state["filled"])  # type: ignore[call-overload]
         self.draws.set_state(state["draws"])  # type: ignore[arg-type]
+        if self.pairs is not None and len(self.pairs) != self.size:  # --pool_size was changed
+            self.pairs, self.filled = None, 0

@@ -94,6 +94,13 @@ class Gate:
         """True once the last tier's gate has opened too."""
         return LAST_TIER in self.passed and self.passed[LAST_TIER][0] in (OPEN, OFF)
 
+    @property
+    def spent(self) -> bool:
+        """Whether the tier's epochs have run out and the run is to stop for that; a larger budget lets it go on."""
+        settings = self.settings
+        stops = settings.on and settings.on_budget == STOP and self.tier not in self.passed
+        return stops and self.epochs_in_tier >= settings.budgets[self.tier - 1]
+
     def decide(
         self, epoch: int, train_accuracy: float, val_accuracy: float, *, last_epoch: bool = False
     ) -> GateDecision:

@@ -76,7 +76,7 @@ class TrainingSession:
         self.save_every, self.save_seconds, self.stop_when_open = save_every, save_seconds, stop_when_open
         self.patience = patience
         self.stop = StopRequest()
-        self.saved_at, self.saving_took = -math.inf, 0.0
+        self.saved_at, self.weights_at, self.saving_took = -math.inf, -math.inf, 0.0
         self.saved_within = False  # whether the newest state is no good one of an epoch's end
         self.done, self.begun_at = 0, 0
         self.begun: Mapping[str, Any] | None = None  # of an epoch that was interrupted: its sums, and how long it took
@@ -107,6 +107,22 @@ class TrainingSession:
             ) from None
         if self.ranks.first:
             self.folder.cut_logs(self.done)
+            self._check_best()
+            if any(True for _ in self.epochs()):
+                self.folder.finished.unlink(missing_ok=True)
+
+    def _check_best(self) -> None:
+        """Say where the best weights are of an epoch that this run will not have seen as it was."""
+        best = self.folder.weights(BEST)
+        if not best.is_file():
+            return
+        epoch = load_checkpoint(best).get("epoch")
+        if epoch != self.best["epoch"]:
+            print(
+                f"warning: {best} is of epoch {epoch}, which was not saved otherwise; it is written anew by the first "
+                "epoch that validation likes better than all before",
+                file=sys.stderr,
+            )
 
     def _last_good_state(self) -> tuple[Path, Mapping[str, Any]]:
         """The newest state that can be read."""
@@ -133,6 +149,7 @@ class TrainingSession:
         load_weights(self.trainer.network, state["trainer"]["network"], path)
         self.trainer.load_state(state["trainer"])
         self.gate.load_state(state["gate"])
+        self.stopped = self.gate.spent
         self.done = self.begun_at = int(state["epoch"])
         self.best = dict(state["best"])
         self.facts["starts"] = dict(state["starts"])
@@ -229,7 +246,8 @@ class TrainingSession:
         for tier, how in self.gate.summary().items():
             print(f"  gate {ROMAN[tier]}: {how['how']}" + (f" in epoch {how['epoch']}" if how["epoch"] else ""))
         print(f"  best validation in epoch {self.best['epoch']}; weights in {self.folder.folder}", flush=True)
-        if not self.stopped and self.done > self.begun_at and self.ranks.first:
+        told = self.done == self.begun_at and self.folder.finished.is_file()
+        if not self.stopped and not told and self.ranks.first:
             content = {"epochs": self.done, "seconds": seconds, "gates": self.gate.summary(), "best": self.best}
             atomic_write(self.folder.finished, json.dumps(plain(content), indent=1) + "\n")
         return not self.stopped
@@ -283,7 +301,7 @@ class TrainingSession:
             ) from None
 
     def _leave_epoch(self) -> None:
-        """Go back to the state of the last epoch's end: of one that diverges even finite weights are not worth keeping."""
+        """Go back to the last epoch's end: of an epoch that diverges even finite weights are not worth keeping."""
         if self.saved_within and self.ranks.first:
             keep_before(self.folder.state_before, self.folder.state)
 
@@ -359,10 +377,13 @@ class TrainingSession:
         if self.save_every and self.done % self.save_every == 0:
             self._save_weights(str(self.done), weights)
         self.trainer.open_tier(self.gate.tier, self.done)
-        (due,) = self.ranks.any([self.ranks.first and self._seconds_since_save() >= self.save_seconds])
+        # The weights have a clock of their own: a state is saved in the middle of an epoch too, they are not.
+        waited = time.monotonic() - self.weights_at
+        (due,) = self.ranks.any([self.ranks.first and waited >= self.save_seconds])
         if self._is_last() or due:
             self._save_weights(LATEST, weights)
             self._save_state(None)
+            self.weights_at = self.saved_at
 
     def _save_weights(self, which: str, weights: Mapping[str, Any]) -> None:
         if self.ranks.first:

@@ -417,10 +417,11 @@ class Trainer:
         probability = output.mask_probability[pairs]
         judged = self.adversarial is not None and len(rgb) > 0
         verdict_share, mask_share = self._shares(batch, len(rgb))
+        anyone = self.all_masks or self.ranks.any([len(rgb) > 0])[0]
         # Of several processes all must come to the discriminator's turn, also one whose share has no true mask.
         discriminator_loss = (
             self._train_discriminator(rgb, true, probability.detach(), mask_share)
-            if judged or (self.adversarial is not None and self.ranks.several)
+            if self.adversarial is not None and anyone
             else torch.zeros((), device=self.device)
         )
         losses = self._generator_losses(output, batch, rgb, true, probability, judged)
@@ -437,6 +438,9 @@ class Trainer:
             total = total + 0.0 * output.mask_logit.float().sum()
         self.optimizer.zero_grad(set_to_none=True)
         self.mixed.backward(total)
+        if not anyone:  # as in a lone process the decoder rests on a batch in which nobody has a true mask
+            for parameter in self.network.decoder.parameters():
+                parameter.grad = None
         self.mixed.step(self.optimizer, self.network.parameters(), LARGEST_GRADIENT)
         if self.average is not None:
             self.average.update()
@@ -631,6 +635,9 @@ class Trainer:
         self.discriminator.load_state_dict(state["discriminator"])
         self.optimizer.load_state_dict(_optimizer_state(state["optimizer"]))
         self.optimizer_discriminator.load_state_dict(_optimizer_state(state["optimizer_discriminator"]))
+        for optimizer in (self.optimizer, self.optimizer_discriminator):
+            for group in optimizer.param_groups:
+                group["fused"] = self.device.type == "cuda"  # of this device, not of the one that the run was begun on
         for mixed, kept in zip((self.mixed, self.mixed_discriminator), state["scalers"], strict=True):
             mixed.load_state(kept)
         if len(state["ranks"]) == self.ranks.world:

@@ -223,6 +223,7 @@ def test_a_run_that_diverges_at_once_leaves_no_weights_but_its_start(data, tmp_p
         ("--loadSize 96 --fineSize 96", "--fineSize"),
         ("--ema 0.9", "--ema"),
         ("--gates off", "--gates"),
+        ("--seed 9", "--seed"),
         ("--init_from RUN", "--init_from"),
         ("--folds 3 --fold 1", "--folds"),
     ],

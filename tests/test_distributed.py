@@ -9,11 +9,14 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from data.manifest import write_manifest
+from data.readers import read_dataroot
 from data.synthetic_writer import write_dataset
 from tests.killed_run import DOOR, train
 from tests.test_killing import assert_equal, flat
@@ -26,7 +29,7 @@ pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="th
 
 BASE = (
     "--preset small --loadSize 64 --fineSize 64 --batchSize 4 --niter 2 --niter_decay 1 --gate_thresholds 0,0,1 "
-    "--gate_tolerance 1 --cells no --gpu_ids -1 --pretrained none --num_workers 1 --val_fraction 0.25 "
+    "--gate_tolerance 1 --pool_size 4 --cells no --gpu_ids -1 --pretrained none --num_workers 1 --val_fraction 0.25 "
     "--test_fraction 0.1"
 )
 
@@ -61,8 +64,18 @@ def records(folder, name):
     return [json.loads(line) for line in (folder / "checkpoints" / name / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_two_processes_of_torchrun_give_the_numbers_of_one(smears, tmp_path):
-    same = f"--dataroot {smears} {BASE} --dropout 0 --pool_size 0 --sync_batchnorm yes"
+@pytest.fixture(scope="module")
+def sparse(smears, tmp_path_factory):
+    """The same smears, of which one in four has a true mask: some batches, and more shares of them, have none."""
+    records = read_dataroot(smears)
+    listed = tmp_path_factory.mktemp("sparse") / "manifest.csv"
+    kept = [record if index % 4 == 0 else replace(record, mask=None) for index, record in enumerate(records)]
+    write_manifest(listed, kept, image_root=smears)
+    return f"{listed} --image_root {smears}"
+
+
+def test_two_processes_of_torchrun_give_the_numbers_of_one(sparse, tmp_path):
+    same = f"--dataroot {sparse} {BASE} --true_mask_share 0 --dropout 0 --pool_size 0 --sync_batchnorm yes"
     assert ranked(f"--name ONE {same}", tmp_path, ranks=1) == [0], (tmp_path / "log0.txt").read_text()
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(DOOR), "--name"]
@@ -118,6 +131,13 @@ def test_shares_make_up_the_batch_and_each_holds_two(count):
     assert all(len(part) >= 2 for rank in range(3) for part in batches((rank, 3)))
     alone = batches((0, 1))
     assert batches((0, 1), seen=len(alone[0])) == alone[1:]
+
+
+@pytest.mark.parametrize(("seen", "processes", "left"), [(6, 1, [2]), (6, 2, []), (6, 8, []), (0, 2, [8])])
+def test_what_is_left_of_an_epoch_for_more_processes(seen, processes, left):
+    loader = batches_of(decoded_smears(n=8), batch=6, shuffle=True, share=(0, processes))
+    loader.set_epoch(0, seen)
+    assert loader._sizes_after(seen) == left and len(list(loader)) == len(left)
 
 
 def test_a_process_alone_needs_no_others():

@@ -24,7 +24,7 @@ KILLS = 20
 BASE = (
     "--name RUN --preset small --loadSize 64 --fineSize 64 --batchSize 3 "
     "--niter 3 --niter_decay 1 --gate_thresholds 0,0,1 --gate_tolerance 1 --cells no --gpu_ids -1 --pretrained none "
-    "--num_workers 1 --save_seconds 0.01 --val_fraction 0.25 --test_fraction 0.1"
+    "--num_workers 1 --save_seconds 0.01 --pool_size 4 --val_fraction 0.25 --test_fraction 0.1"
 )
 RESUME = "--name RUN --continue_train --gpu_ids -1"
 
@@ -87,6 +87,8 @@ def assert_equal(folder, whole):
     for run in (ours, theirs):
         assert not [path.name for path in run.iterdir() if path.name.startswith(".")]
     assert timeless(ours) == timeless(theirs)
+    ends = [json.loads((run / "finished.json").read_text()) for run in (ours, theirs)]
+    assert ends[0] | {"seconds": 0} == ends[1] | {"seconds": 0}
     assert (ours / "gate_log.csv").read_text() == (theirs / "gate_log.csv").read_text()
 
 

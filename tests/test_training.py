@@ -463,6 +463,41 @@ def test_logs_of_an_epoch_that_was_not_saved_are_cut(tmp_path):
     assert [r["epoch"] for r in again.folder.gate_rows()] == ["1"]
 
 
+def test_a_run_that_its_gate_stopped_stays_stopped_unless_it_is_given_more_epochs(tmp_path):
+    one = session(tmp_path, thresholds=(2.0, 2.0, 2.0))
+    one.gate.settings = replace(one.gate.settings, on_budget="stop")
+    run(one)
+    assert one.done == 2
+    again = session(tmp_path, thresholds=(2.0, 2.0, 2.0))
+    again.gate.settings = replace(again.gate.settings, on_budget="stop")
+    again.resume()
+    assert again.stopped and list(again.epochs()) == []
+    more = session(tmp_path, thresholds=(2.0, 2.0, 2.0))
+    more.gate.settings = replace(more.gate.settings, on_budget="stop", budgets=(3, 3, 99))
+    more.resume()
+    assert next(more.epochs()) == 2
+
+
+def test_a_kill_while_logs_are_cut_loses_no_gate(tmp_path, monkeypatch):
+    one = session(tmp_path)
+    run(one, stop_after=2)
+    rows = one.folder.gate_rows()
+    monkeypatch.setattr(RunFolder, "log_gate", lambda *arguments: pytest.fail("rows are not written one by one"))
+    one.folder.cut_logs(2)
+    assert one.folder.gate_rows() == rows
+    one.folder.cut_logs(0)
+    assert one.folder.gate_rows() == []
+
+
+def test_a_history_of_another_size_begins_anew(tmp_path):
+    one = session(tmp_path, pool_size=2)
+    run(one, stop_after=1)
+    other = session(tmp_path, pool_size=32)
+    other.resume()
+    run(other, stop_after=2)
+    assert len(other.trainer.history.pairs) == 32
+
+
 def test_a_clock_that_is_set_back_changes_neither_saves_nor_seconds(tmp_path, monkeypatch):
     clock = iter(2e9 - 1e8 * step for step in range(100_000))
     monkeypatch.setattr("time.time", lambda: next(clock))
@@ -478,6 +513,7 @@ def test_a_state_is_saved_in_the_middle_of_an_epoch_when_it_is_time(tmp_path, mo
     monkeypatch.setattr("models.session.time.monotonic", lambda: now[0])
     seen = []
     one.save_start()
+    one.weights_at = 0.0
 
     def after(totals):
         now[0] += 6.0
@@ -486,7 +522,8 @@ def test_a_state_is_saved_in_the_middle_of_an_epoch_when_it_is_time(tmp_path, mo
     one.run_epoch(0, Batches(batch=2), Batches(seed=1), after)
     saved = [begun and begun["totals"]["images"] for _, begun in seen]
     assert saved == [None, None, 4, 4]  # of 2, 4, 6 and 8 images: at 12 seconds, and again at 24, after the last step
-    assert load_checkpoint(one.folder.state)["begun"]["totals"]["images"] == 8 and one.done == 1
+    assert one.saved_at == 24.0 and load_checkpoint(one.folder.state)["begun"] is None and one.done == 1
+    assert one.folder.weights("latest").is_file(), "the weights have a clock of their own"
 
 
 def test_weights_that_are_not_finite_are_never_saved(tmp_path):

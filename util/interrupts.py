@@ -32,7 +32,7 @@ class StopRequest:
     @property
     def exit_status(self) -> int:
         """What a shell expects of a process that the signal ended."""
-        return EXIT_BASE + (self.signal or 0)
+        return EXIT_BASE + (self.signal or signal.SIGTERM)  # of several processes one may have been asked for all
 
     def note(self, number: int, frame: FrameType | None = None) -> None:
         """Remember a signal; a second one is not waited for: it interrupts at once."""

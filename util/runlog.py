@@ -7,7 +7,8 @@ import io
 import itertools
 import json
 import math
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -144,17 +145,15 @@ class RunFolder:
 
     def log_gate(self, row: Mapping[str, Any]) -> None:
         """Append one decision to gate_log.csv."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(row))
-        if not self.gate_log.exists():
-            writer.writeheader()
-        writer.writerow(plain(row))
-        self._append(self.gate_log, text.getvalue())
+        begun = self.gate_log.is_file() and self.gate_log.stat().st_size > 0
+        self._append(self.gate_log, _csv_text([plain(row)], header=not begun))
 
     def _append(self, path: Path, text: str) -> None:
         try:
             with path.open("a", encoding="utf-8", newline="") as file:
                 file.write(text)
+                file.flush()
+                os.fsync(file.fileno())  # a state that is saved after it must not outlive it
         except OSError as error:
             raise unwritable(path, error) from None
 
@@ -177,11 +176,19 @@ class RunFolder:
         if self.metrics.exists():
             kept = [record for record in self.history() if record["epoch"] <= epoch]
             atomic_write(self.metrics, "".join(json.dumps(record) + "\n" for record in kept))
-        rows = [row for row in self.gate_rows() if int(row["epoch"]) <= epoch]
         if self.gate_log.exists():
-            self.gate_log.unlink()
-        for row in rows:
-            self.log_gate(row)
+            rows = [row for row in self.gate_rows() if int(row["epoch"]) <= epoch]
+            atomic_write(self.gate_log, _csv_text(rows, header=bool(rows)).encode())
+
+
+def _csv_text(rows: Sequence[Mapping[str, Any]], *, header: bool) -> str:
+    text = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(text, list(rows[0]))
+        if header:
+            writer.writeheader()
+        writer.writerows(rows)
+    return text.getvalue()
 
 
 def _whole_records(lines: Iterable[str]) -> Iterable[dict[str, Any]]:
