@@ -15,18 +15,16 @@ from typing import Any
 from options import describe, parse_options
 from util.errors import run_door
 
-FOLDER_LENGTH = 200  # of a comparison's folder: file systems allow 255 bytes
-
 
 def compare_runs(options: Any) -> int:
     """Put what earlier tests have written side by side."""
     from util.compare_page import write_comparison
-    from util.compare_runs import compare, read_run, results_folder
+    from util.compare_runs import compare, comparison_folder, read_run, results_folder
 
     results, others = Path(options.results_dir), [part for part in options.compare.split(",") if part]
     runs = [read_run(name, results_folder(results, name, options.which_epoch)) for name in (options.name, *others)]
     comparison = compare(runs, resamples=options.resamples, seed=options.seed)
-    folder = results / options.name / f"compare_{'+'.join(others).replace(':', '@')}"[:FOLDER_LENGTH]
+    folder = results / options.name / comparison_folder(options.which_epoch, others)
     print(f"comparison: {write_comparison(folder, comparison).resolve()}")
     return 0
 

@@ -756,7 +756,7 @@ OPTIONS: tuple[Option, ...] = (
         "compare",
         "",
         "test nothing; put the results of this run (--name, --which_epoch) and of others, such as OTHER,SEG:best, side "
-        "by side on the test images that all were tested on: results/NAME/compare_OTHERS/index.html.",
+        "by side on the test images that all were tested on: results/NAME/compare_WHICH_OTHERS/index.html.",
         _TEST,
         (TEST,),
         parse=tested_runs,

@@ -2,6 +2,7 @@
 """Show how often the report's 95% intervals hold the true value, on simulated data whose true values are known.
 
     python scripts/interval_coverage.py --repeats 400
+    python scripts/interval_coverage.py --sizes 30,8,8,4,2,2,1,1,1,1    # unequal groups of given sizes
 
 Groups of images share a shift of their score, so images of a group are not independent. The score of an image is its
 class's mean plus its group's shift plus its own noise, all normal, so that the true AUROC and the true accuracy at the
@@ -26,8 +27,8 @@ from numpy.typing import NDArray  # noqa: E402
 from scipy.stats import norm  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from util.errors import run_door  # noqa: E402
-from util.metrics import classification_metrics  # noqa: E402
+from util.errors import UserError, run_door  # noqa: E402
+from util.metrics import classification_metrics, effective_groups  # noqa: E402
 from util.report_scores import difference  # noqa: E402
 
 SHARED, OWN = 0.8, 0.6  # standard deviation of a group's shift and of an image's noise: together 1
@@ -48,6 +49,11 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--groups", default="40,150", help="how many groups, half of each class; several counts")
     parser.add_argument("--images", type=int, default=4, help="images a group, on average")
+    parser.add_argument(
+        "--sizes",
+        help="images of each group, comma separated, or a file that holds them; takes the place of --groups and"
+        " --images, and each data set gives the classes to the groups by chance, half each",
+    )
     parser.add_argument("--repeats", type=int, default=400, help="data sets that are simulated")
     parser.add_argument("--resamples", type=int, default=1000, help="of each interval")
     parser.add_argument("--seed", type=int, default=0, help="of the simulation")
@@ -55,11 +61,29 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def simulate(groups: int, images: int, generator: np.random.Generator) -> Simulated:
-    """Draw groups of 1 to 2 * images - 1 images, half of the groups anemic."""
-    sizes = generator.integers(1, 2 * images, groups)
+def sizes_of(text: str) -> NDArray[np.int64]:
+    """Images of each group, from a list or from a file that holds one.
+
+    Raises:
+        UserError: there are fewer than two groups, or one is not of one image or more.
+    """
+    path = Path(text)
+    try:
+        words = (path.read_text() if path.is_file() else text).replace(",", " ").split()
+        sizes = np.array([int(word) for word in words], dtype=np.int64)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--sizes {text}", expected="whole numbers, comma separated", found=str(error)) from None
+    if len(sizes) < 2 or sizes.min() < 1:
+        raise UserError(f"--sizes {text}", expected="two or more groups, each of one image or more")
+    return sizes
+
+
+def simulate(sizes: NDArray[np.int64], generator: np.random.Generator, *, shuffled: bool = False) -> Simulated:
+    """Draw groups of these sizes, half of the groups anemic: every second one, or by chance."""
+    groups = len(sizes)
     member = np.repeat(np.arange(groups), sizes)
-    label = (np.arange(groups) % 2)[member].astype(np.int64)
+    classes = np.arange(groups) % 2
+    label = (generator.permutation(classes) if shuffled else classes)[member].astype(np.int64)
     shift = SHARED * generator.normal(size=groups)[member]
     centred = 2.0 * label - 1
     scores = [apart / 2 * centred + shift + OWN * generator.normal(size=len(label)) for apart in (FIRST, SECOND)]
@@ -101,22 +125,29 @@ def one_repeat(data: Simulated, seed: int, resamples: int) -> dict[str, float]:
     return found
 
 
-def coverage(groups: int, given: argparse.Namespace) -> dict[str, Any]:
-    """The share of data sets whose interval holds the truth, with its own standard error."""
+def coverage(groups: int, given: argparse.Namespace, fixed: NDArray[np.int64] | None = None) -> dict[str, Any]:
+    """The share of data sets whose interval holds the truth, with its own standard error.
+
+    Groups have 1 to 2 * images - 1 images, or the sizes that are given.
+    """
     generator = np.random.default_rng([given.seed, groups])
     held: list[dict[str, float]] = []
-    images = 0
+    images, effective = 0, 0.0
     for repeat in tqdm(range(given.repeats), desc=f"{groups} groups", unit="set"):
-        data = simulate(groups, given.images, generator)
+        sizes = generator.integers(1, 2 * given.images, groups) if fixed is None else fixed
+        data = simulate(sizes, generator, shuffled=fixed is not None)
         images += len(data.label)
+        effective += effective_groups(data.group)
         held.append(one_repeat(data, repeat, given.resamples))
     shares = {key: float(np.nanmean([one[key] for one in held])) for key in held[0]}
-    return {"groups": groups, "images": images / given.repeats, "repeats": given.repeats, "coverage": shares}
+    means = {"effective_groups": effective / given.repeats, "images": images / given.repeats}
+    return {"groups": groups, **means, "repeats": given.repeats, "coverage": shares}
 
 
 def show(found: dict[str, Any]) -> None:
     """Print the shares of one count of groups."""
-    print(f"\n{found['groups']} groups, {found['images']:.0f} images on average, {found['repeats']} data sets")
+    groups = f"{found['groups']} groups, as good as {found['effective_groups']:.0f} equal ones"
+    print(f"\n{groups}, {found['images']:.0f} images on average, {found['repeats']} data sets")
     for key, share in found["coverage"].items():
         error = math.sqrt(share * (1 - share) / found["repeats"])
         print(f"  {key:>28}: {100 * share:5.1f}% of the intervals hold the truth (standard error {100 * error:.1f})")
@@ -128,8 +159,9 @@ def main() -> int:
     known = truths(FIRST)
     print(f"true AUROC {known['auroc']:.3f}, accuracy {known['accuracy']:.3f}; nominal coverage 95%")
     found = []
-    for groups in map(int, given.groups.split(",")):
-        found.append(coverage(groups, given))
+    fixed = sizes_of(given.sizes) if given.sizes else None
+    for groups in [len(fixed)] if fixed is not None else map(int, given.groups.split(",")):
+        found.append(coverage(groups, given, fixed))
         show(found[-1])
     if given.out:
         given.out.write_text(json.dumps(found, indent=1) + "\n")

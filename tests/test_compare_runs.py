@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import importlib.util
 import json
 import sys
@@ -12,7 +13,7 @@ import pytest
 from sklearn.metrics import accuracy_score, roc_auc_score
 
 from util.compare_page import write_comparison
-from util.compare_runs import compare, most_disagreeing, read_run, results_folder
+from util.compare_runs import compare, comparison_folder, most_disagreeing, read_run, results_folder
 from util.errors import UserError
 from util.results import write_predictions
 
@@ -30,8 +31,11 @@ def rows(seed, names, noise=0.3):
         }  # fmt: skip
 
 
-def run_of(root, run, seed, names, noise=0.3, which="latest"):
+def run_of(root, run, seed, names, noise=0.3, which="latest", data="smears", digest="d1"):
     write_predictions(root / run / f"test_{which}" / "predictions.csv", rows(seed, names, noise))
+    record = {"data": data, "trained_on": {"split_digest": digest}, "weights": {"sha256": "f00d", "epoch": 3}}
+    record["commit"] = "c0ffee"
+    (root / run / f"test_{which}" / "metrics.json").write_text(json.dumps({"provenance": record}))
     return read_run(run, results_folder(root, run, which))
 
 
@@ -76,7 +80,7 @@ def test_the_page_and_its_json(tmp_path):
     assert content == comparison.as_dict()
     assert content["less_reference"]["B"]["verdict"] == "worse"
     assert (
-        "is worse than" in page
+        "ranks images worse than" in page
         and "<script" not in page
         and "http" not in page.replace("http-equiv", "").replace("http://www.w3.org/2000/svg", "")
     )
@@ -91,8 +95,53 @@ def test_hostile_names_are_text(tmp_path):
     runs[1] = runs[1].__class__(bad, runs[1].folder, runs[1].images)
     page = write_comparison(tmp_path / "out", compare(runs, resamples=20)).read_text(encoding="utf-8")
     assert "<img" not in page and "<script" not in page and "&lt;img src=x" in page
-    assert "No claim can be made at this size" in page
-    assert "not shown to be better or worse" in page
+    assert "No claim about accuracy can be made at this size" in page
+    assert "is not shown to be better or worse" in page
+
+
+def test_what_was_compared_is_on_record(tmp_path):
+    first = run_of(tmp_path, "A", 1, NAMES)
+    other = run_of(tmp_path, "B", 2, NAMES, which="best", data="other smears", digest="d2")
+    found = compare([first, other], resamples=20, seed=7)
+    assert found.notes[0] == "A was tested on smears, B on other smears; images are matched by name alone."
+    assert "trained on other splits (d1, d2)" in found.notes[1]
+    page = write_comparison(tmp_path / "out", found).read_text(encoding="utf-8")
+    content = json.loads((tmp_path / "out/compare.json").read_text())
+    assert content["runs"]["B"]["which"] == "best"
+    assert content["runs"]["B"]["record"] == {
+        "data": "other smears", "split_digest": "d2", "weights_sha256": "f00d", "epoch": 3, "commit": "c0ffee",
+    }  # fmt: skip
+    assert (content["made"]["seed"], content["made"]["resamples"]) == (7, 20)
+    assert content["made"]["command"] and content["made"]["date"]
+    assert all(
+        word in page for word in ("B (best)", "f00d", "c0ffee", "matched by name alone", content["made"]["date"])
+    )
+    (other.folder / "metrics.json").write_text("{")
+    again = read_run("B", other.folder)
+    assert again.record == {} and "B has no metrics.json that can be read" in compare([first, again]).notes[0]
+
+
+def test_folders_of_different_comparisons_differ_and_are_short():
+    assert comparison_folder("latest", ["B"]) == "compare_latest_B"
+    assert comparison_folder("best", ["B", "A:latest"]) == "compare_best_B+A@latest"
+    long = [["\N{GREEK SMALL LETTER OMEGA}" * 60 + str(i) for i in range(3)] + [end] for end in "xy"]
+    names = [comparison_folder("latest", one) for one in long]
+    assert names[0] != names[1] and all(len(name.encode()) <= 190 for name in names)
+
+
+def test_a_page_that_cannot_be_replaced_is_said(tmp_path):
+    found = compare([run_of(tmp_path, "A", 1, NAMES), run_of(tmp_path, "B", 2, NAMES)], resamples=5)
+    (tmp_path / "out/index.html").mkdir(parents=True)
+    with pytest.raises(UserError, match="cannot write"):
+        write_comparison(tmp_path / "out", found)
+
+
+def test_few_groups_make_the_verdict_weak(tmp_path):
+    names = [f"{i}.png" for i in range(60)]
+    found = compare([run_of(tmp_path, "A", 1, names), run_of(tmp_path, "B", 2, names, noise=0.9)], resamples=50)
+    few = [{**scores, "n_groups_effective": 13.0} for scores in found.scores]
+    page = write_comparison(tmp_path / "out", dataclasses.replace(found, scores=few)).read_text(encoding="utf-8")
+    assert "by an interval that is too short for so few groups" in page and "as good as 13 equal ones" in page
 
 
 def test_what_cannot_be_compared_is_refused(tmp_path):
@@ -135,7 +184,7 @@ def test_the_command_compares_without_data_or_weights(tmp_path, monkeypatch, rep
         ["x", "--name", "A", "--compare", "B", "--results_dir", str(tmp_path), "--checkpoints_dir", str(tmp_path)],
     )
     assert door.main() == 0
-    page = tmp_path / "A/compare_B/index.html"
+    page = tmp_path / "A/compare_latest_B/index.html"
     assert page.is_file() and str(page) in capsys.readouterr().out
     monkeypatch.setattr(sys, "argv", ["x", "--name", "A", "--compare", "../B"])
     with pytest.raises(UserError, match="plain folder name"):

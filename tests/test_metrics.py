@@ -17,6 +17,7 @@ from util.metrics import (
     THRESHOLD_METRICS,
     SegmentationScore,
     classification_metrics,
+    effective_groups,
     expected_calibration_error,
     metrics_at,
 )
@@ -214,10 +215,20 @@ def test_segmentation_against_scikit_learn_and_its_own_bootstrap(rng):
         assert found["ci95"][key] == pytest.approx(interval.tolist())
 
 
+def test_unequal_groups_count_as_fewer_equal_ones():
+    group = ["a"] * 8 + ["b"] * 2 + ["c"] * 2
+    assert effective_groups(group) == pytest.approx(12**2 / (64 + 4 + 4)) == pytest.approx(2.0)
+    assert effective_groups(list("abcd")) == 4 and effective_groups([]) == 0
+    label = np.array([0] * 8 + [1, 0] + [1, 1])
+    found = classification_metrics(label, label * 0.8, group, resamples=5)
+    assert found["n_groups_effective"] == pytest.approx(2.0)
+    assert found["groups_by_class"] == [2, 2]  # b holds both classes
+
+
 def test_empty_masks_and_no_masks():
     score = SegmentationScore()
     assert score.result() == {
-        "n": 0, "n_groups": 0, "dice": None, "iou": None, "dice_mean": None,
+        "n": 0, "n_groups": 0, "n_groups_effective": 0.0, "dice": None, "iou": None, "dice_mean": None,
         "ci95": {"dice": None, "iou": None, "dice_mean": None},
     }  # fmt: skip
     assert score.update(np.zeros((2, 2), bool), np.zeros((2, 2), bool)) == 1.0

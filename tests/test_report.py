@@ -289,11 +289,19 @@ def test_the_footer_links_the_files_that_are_there(tmp_path):
     ("images", "groups", "said"), [(40, 40, False), (29, 29, True), (40, 19, True), (40, 20, False)]
 )
 def test_small_samples_make_no_claim(tmp_path, images, groups, said):
-    rows = [image_row(f"{i}.png", label_true=i % 2, group=f"g{i % groups}") for i in range(images)]
-    if groups < images:  # a group has one class only
-        rows = [image_row(f"{i}.png", label_true=(i % groups) % 2, group=f"g{i % groups}") for i in range(images)]
-    given = report(images=rows, metrics={"splits": {"test": {"global": scores(n=images, groups=groups)}}})
-    assert ("No claim about accuracy" in page_of(tmp_path, given).text) == said
+    counted = {**scores(n=images, groups=groups), "groups_by_class": [(groups + 1) // 2, groups // 2]}
+    for split in ("test", "val"):  # of the validation side the page shows no image
+        given = report(images=[], metrics={"splits": {split: {"global": counted}}})
+        assert ("No claim about accuracy" in page_of(tmp_path, given).text) == said
+
+
+@pytest.mark.parametrize(("effective", "said"), [(12.6, True), (20.0, False), (None, False)])
+def test_few_or_unequal_groups_are_said_to_have_short_intervals(tmp_path, effective, said):
+    counted = {**scores(n=40, groups=37), "groups_by_class": [20, 17], "n_groups_effective": effective}
+    page = page_of(tmp_path, report(metrics={"splits": {"test": {"global": counted}}}))
+    assert ("held the truth in 86 to 92% of cases" in page.section("headline")) == said
+    facts = page.all("ul", **{"class": "facts"})[0][2]
+    assert ("37 groups, as good as 13 equal ones" in facts) == (effective == 12.6) and "37 groups" in facts
 
 
 def test_notices(tmp_path):

@@ -122,6 +122,10 @@ def test_pages(browser):
     assert shown(browser)[0] == "50.png"
     enter(browser, "image-page", "1", "change")
     assert "page 1 of 3" in where(browser)
+    run(browser, "document.querySelector(\"#images [data-step='1']\").focus()")
+    for _ in range(2):  # the second leads to the last page and disables the button
+        press(browser, "#images [data-step='1']")
+    assert run(browser, "return document.activeElement === document.querySelector('#images h2')")
     enter(browser, "image-page", "3", "change")
     assert where(browser) == f"101 to {COUNT} of {COUNT} images, page 3 of 3" and len(shown(browser)) == 30
     assert run(browser, "return document.querySelector(\"#images [data-step='1']\").disabled")

@@ -20,9 +20,10 @@ from util.report_plots import (
     roc_points,
     square_plot,
     thinned,
+    wilson,
 )
 from util.report_scores import Judged, difference, operating_point, unit_verdicts
-from util.report_verdicts import rule_in_words, worst_errors
+from util.report_verdicts import rule_in_words, threshold_text, worst_errors
 
 SVG = "{http://www.w3.org/2000/svg}"
 HOSTILE = ["<script>alert(1)</script>.png", '"><img src=x onerror=alert(2)>', "100% #1?&amp;.png", "تجربة-שלום.png"]
@@ -50,9 +51,29 @@ def test_the_areas_under_the_lines_are_the_figures_beside_them(decimals):
 
 def test_reliability_by_hand():
     label, chance = np.array([0, 0, 1, 1, 1]), np.array([0.05, 0.05, 0.05, 0.92, 0.98])
-    points, weights = reliability_points(label, chance)
+    points, counts = reliability_points(label, chance)
     assert points == [pytest.approx((0.05, 1 / 3)), pytest.approx((0.95, 1.0))]
-    assert weights == pytest.approx([0.6, 0.4])
+    assert counts == [3, 2]
+
+
+def test_the_bar_of_a_bin_is_wilsons_interval():
+    share, n, z = 0.3, 20, 1.959964
+    middle, half = share + z**2 / (2 * n), z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    expected = [(middle + sign * half) / (1 + z**2 / n) for sign in (-1, 1)]
+    assert wilson(share, n) == pytest.approx(expected, abs=1e-6)
+
+
+def test_reliability_shows_points_of_global_alone_and_small_bins_hollow(tmp_path):
+    given, label, chance = full()
+    page = page_of(tmp_path, given)
+    drawn = ElementTree.fromstring(re.search(r'<svg[^>]*aria-label="Reliability".*?</svg>', page.source, re.DOTALL)[0])
+    assert not [node for node in drawn.iter(f"{SVG}path") if "line" in node.get("class")]
+    _, counts = reliability_points(label, chance)
+    marks = list(drawn.iter(f"{SVG}circle"))
+    assert [node.get("class") == "ring" for node in marks] == [count < 10 for count in counts]
+    assert len([node for node in drawn.iter(f"{SVG}line") if node.get("class") == "axis"]) == len(counts)
+    words = {node.text for node in drawn.iter(f"{SVG}text")}
+    assert "Global" in words and "Tier-I" not in words and any("ECE (of the called class)" in (w or "") for w in words)
 
 
 def test_many_points_are_drawn_as_few_that_lie_on_the_curve():
@@ -120,8 +141,28 @@ def test_the_page_marks_the_chosen_point_where_its_rates_are(tmp_path):
     assert roc.count("colours alone") >= 1
     assert len(re.findall("at the operating point</title>", roc)) == 4  # not the colours, which have none
     section = page.section("operating")
-    assert f"{threshold:.3f}" in section and "Youden's index" in section and "60 validation images" in section
-    assert f"Above {threshold:.3f}, the operating point" in page.section("headline")
+    assert (
+        f"{threshold:.3g}" in section
+        and "It was not chosen on the images" in section
+        and "Youden's index" in section
+        and "60 validation images" in section
+    )
+    assert f"Above {threshold:.3g}, the operating point" in page.section("headline")
+
+
+def test_thresholds_near_one_are_not_shown_as_one():
+    assert [threshold_text(v) for v in (0.98765, 0.9999997, 1.0, 0.00012345, None)] == [
+        "0.988", "1 \N{MINUS SIGN} 3e-07", "1", "0.000123", "\N{EM DASH}",
+    ]  # fmt: skip
+
+
+def test_half_has_no_section_and_validation_is_not_said_to_be_other_images(tmp_path):
+    given, *_ = full(rule="half")
+    assert not page_of(tmp_path, given).all("section", id="operating")
+    given, *_ = full()
+    given.metrics["splits"] = {"val": given.metrics["splits"]["test"]}
+    section = page_of(tmp_path / "val", given).section("operating")
+    assert "It was not chosen" not in section and "the point fits them too well" in section
 
 
 def test_the_rules_in_words():
@@ -142,16 +183,20 @@ def test_a_point_that_could_not_be_chosen_is_said(tmp_path):
 @pytest.mark.parametrize(
     ("verdict", "said"),
     [
-        ("better", "Better than colours alone."),
-        ("worse", "Worse than colours alone."),
-        ("not shown", "Not shown to be better than colours alone."),
+        ("better", "Ranks images better than colours alone (AUROC)."),
+        ("worse", "Ranks images worse than colours alone (AUROC)."),
+        ("not shown", "Not shown to rank images better than colours alone (AUROC)."),
     ],
 )
 def test_the_first_screen_says_whether_global_beats_the_colours(tmp_path, verdict, said):
     given, *_ = full()
     margin = {"value": 0.0625, "ci95": [-0.0125, 0.125]}
-    given.metrics["differences"]["global_less_colour"] |= {"verdict": verdict, "auroc": margin, "accuracy": margin}
+    found = given.metrics["differences"]["global_less_colour"]
+    found |= {"verdict": verdict, "auroc": margin, "accuracy": margin}
     head = page_of(tmp_path, given).section("headline")
+    short = f"{said[:-1]}, by an interval that is too short for so few groups."
+    found["n_groups_effective"] = 13.0
+    assert (short in page_of(tmp_path / "few", given).section("headline")) == (verdict != "not shown")
     assert said in head and "AUROC +0.062 (95% CI -0.013 to +0.125)" in head.replace("-0.012 ", "-0.013 ")
 
 
@@ -159,7 +204,9 @@ def test_too_few_images_show_nothing_about_colours(tmp_path):
     few, *_ = full(n=20)
     few.metrics["differences"]["global_less_colour"]["verdict"] = "better"
     few.metrics["splits"]["test"]["global"] |= {"n": 20, "n_groups": 10}
-    assert "Not shown to be better than colours alone: too few images." in page_of(tmp_path, few).section("headline")
+    assert "Not shown to rank images better than colours alone (AUROC): too few images." in page_of(
+        tmp_path, few
+    ).section("headline")
 
 
 def test_groups_and_patients_stand_with_their_counts(tmp_path):
@@ -169,7 +216,15 @@ def test_groups_and_patients_stand_with_their_counts(tmp_path):
     rows = [e[2] for e in page.all("tr") if e[2].startswith(("Groups", "Patients"))]
     assert len(rows) == 8
     groups = known["group"]["test"]["global"]
-    assert rows[3].startswith(f"GroupsGlobal{groups['n']}{groups['accuracy']:.3f}")
+    healthy, anemic = map(sum, groups["confusion_matrix"])
+    assert rows[3].startswith(f"GroupsGlobal{healthy}{anemic}{groups['accuracy']:.3f}")
+    section = page.section("units")
+    assert f"Groups: {groups['n']}, {groups['single']} of one image." in section and "No claim" not in section
+    known["group"]["test"]["global"] |= {"mixed": groups["n"]}
+    told = page_of(tmp_path / "mixed", given).section("units")
+    assert f"No claim about whole groups can be made: {healthy} Healthy, {anemic} Anemic, and {groups['n']} of" in told
+    known["patient"]["test"]["global"] |= {"confusion_matrix": [[9, 0], [0, 30]]}
+    assert "No claim about whole patients can be made: 9 Healthy, 30" in page_of(tmp_path / "s", given).section("units")
     assert not page_of(tmp_path / "none", report()).all("section", id="units")
 
 

@@ -95,7 +95,7 @@ def test_a_group_is_called_by_its_mean():
     side = Judged(label, {"global": chance}, ["a", "a", "b", "b", "c", "mixed"], [""] * 6)
     side.group[5] = "c"  # c holds an anemic and a healthy image
     found = unit_verdicts(side, side.group, resamples=0, seed=0)["global"]
-    assert (found["n"], found["mixed"]) == (2, 1)  # a: 0.55 and Anemic, b: 0.2 and Healthy
+    assert (found["n"], found["mixed"], found["single"]) == (2, 1, 0)  # a: 0.55 and Anemic, b: 0.2 and Healthy
     assert found["confusion_matrix"] == [[1, 0], [0, 1]]
     assert found["brier"] == pytest.approx((0.45**2 + 0.2**2) / 2)
     assert unit_verdicts(side, side.patient, resamples=0, seed=0) is None
@@ -131,6 +131,20 @@ def test_a_difference_is_that_of_the_figures_of_the_same_images_drawn():
     assert found["verdict"] == "better"
     assert difference(label, second, first, group, resamples=30, seed=4)["verdict"] == "worse"
     assert difference(label, first, first, group, resamples=30, seed=4)["verdict"] == "not shown"
+
+
+def test_tiny_probabilities_keep_their_order():
+    label, group = np.array([0, 1] * 4), [f"g{i}" for i in range(8)]
+    sure = np.where(label == 1, np.exp(-39.0), np.exp(-42.0))  # less 0.5 both are -0.5
+    found = difference(label, sure, np.full(8, 0.5), group, resamples=20, seed=0)
+    assert found["auroc"]["value"] == pytest.approx(0.5)  # 1.0 against 0.5
+
+
+def test_a_threshold_between_neighbours_still_calls_the_upper_one():
+    low = np.nextafter(0.7, 0)
+    for below, above in ((low, 0.7), (0.7, np.nextafter(0.7, 1)), (0.3, np.nextafter(0.3, 1))):
+        threshold = chosen_threshold(np.array([0, 1]), np.array([below, above]), "youden")
+        assert below <= threshold < above
 
 
 def test_one_class_shows_nothing():

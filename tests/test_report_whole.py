@@ -63,7 +63,7 @@ def test_metrics_are_scikit_learns_of_the_predictions(written, figures):
         for head, chance in chances.items():
             for key, computed in BY_SCIKIT_LEARN.items():
                 expected = computed(truth, chance, chance > 0.5)
-                assert figures["splits"][side][head][key] == pytest.approx(expected, abs=1e-5), (side, head, key)
+                assert figures["splits"][side][head][key] == pytest.approx(expected, abs=1e-9), (side, head, key)
 
 
 def test_the_page_shows_these_figures(written, figures):

@@ -47,9 +47,15 @@ def test_prediction_cells(tmp_path):
     }  # fmt: skip
     write_predictions(tmp_path / "p.csv", [row])
     found = read(tmp_path / "p.csv")[0]
-    assert (found["prob_anemic"], found["prob_anemic_tier1"]) == ("0.123457", "1.000000")
+    assert (found["prob_anemic"], found["prob_anemic_tier1"]) == ("0.123456789", "1.0")
     assert (found["label_pred"], found["label_true"]) == ("Anemic", "Healthy")
     assert (found["severity_true"], found["prob_anemic_tier2"], found["cell_count"]) == ("", "", "12")
+
+
+def test_the_probabilities_of_a_sure_network_keep_their_order(tmp_path):
+    given = [1 - 2**-53, 1 - 2**-40, np.exp(-38.0), np.exp(-42.0), 0.1 + 0.2]
+    write_predictions(tmp_path / "p.csv", [{"image": str(i), "prob_anemic": p} for i, p in enumerate(given)])
+    assert [float(row["prob_anemic"]) for row in read(tmp_path / "p.csv")] == given
 
 
 @pytest.mark.parametrize("probability", [0.5, 0.50000001, 0.4999999, np.nextafter(0.5, 1)])

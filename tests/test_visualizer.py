@@ -127,6 +127,13 @@ def train_a_little(visualizer, epochs=3, flush=0.0):
     return time.perf_counter() - start
 
 
+def test_cells_that_are_no_numbers_end_the_view_and_not_the_training(tmp_path, capfd):
+    visualizer = Visualizer(0, log_path=tmp_path / "log")
+    visualizer.show_cells(["a"])
+    visualizer.close()
+    assert "the live view failed" in one_warning(capfd)
+
+
 def one_warning(capfd):
     """The only line on stderr; nothing on stdout."""
     captured = capfd.readouterr()

@@ -7,18 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from util.compare_runs import Comparison, most_disagreeing
-from util.figures import CLASSES, Axes, Drawing, interval_text, three_decimals
-from util.files import atomic_write
+from util.compare_runs import Comparison, TestedRun, most_disagreeing
+from util.figures import CLASSES, EM_DASH, Axes, Drawing, interval_text, three_decimals
+from util.files import atomic_write, unwritable
 from util.metrics import THRESHOLD
 from util.report import document_head
-from util.report_content import FEWEST_GROUPS, FEWEST_IMAGES, METRICS, Tags, link_to, printable
-from util.report_parts import figure_panel, lead_of, outside, plot_panel, table_panel
+from util.report_content import METRICS, Tags, groups_in_words, link_to, no_claim, printable, short_intervals
+from util.report_parts import figure_panel, lead_of, outside, plot_panel, table_panel, tree
 from util.report_plots import Curve, precision_recall_points, roc_points, square_plot
 from util.report_scores import BETTER, WORSE
 from util.results import write_json
 
-_WORDS = {BETTER: "better than", WORSE: "worse than"}
+_WORDS = {BETTER: "ranks images better than", WORSE: "ranks images worse than"}
 MOST_CURVES = 8  # more lines than styles cannot be told apart
 _CURVES = ("global", "tier1", "tier2", "tier3", "colours", "s3 dash", "s4 dot", "s5")
 
@@ -39,7 +39,10 @@ def write_comparison(folder: Path, comparison: Comparison) -> Path:
     import dominate
     from dominate import tags
 
-    (folder / "index.html").unlink(missing_ok=True)
+    try:
+        (folder / "index.html").unlink(missing_ok=True)
+    except OSError as error:
+        raise unwritable(folder / "index.html", error) from None
     write_json(folder / "compare.json", comparison.as_dict())
     title = "Comparison of " + ", ".join(run.name for run in comparison.runs)
     page = dominate.document(title=printable(title), lang="en")
@@ -66,17 +69,22 @@ def write_comparison(folder: Path, comparison: Comparison) -> Path:
 def _header(comparison: Comparison) -> Any:
     from dominate import tags
 
-    groups = len(set(comparison.group))
-    facts = [("Runs", len(comparison.runs)), ("Common test images", len(comparison.images)), ("Groups", groups)]
+    facts: list[tuple[str, Any]] = [("Runs", len(comparison.runs)), ("Common test images", len(comparison.images))]
+    facts.append(("From", groups_in_words(comparison.scores[0])))
     items = [tags.li(f"{name} ", tags.b(str(value))) for name, value in facts]
     notes = tags.ul(cls="notices")
     research = "Not for diagnosis, treatment or any other clinical decision."
     notes.add(tags.li(tags.b("Research use only."), outside(research), cls="notice"))
     for note in (*_caution(comparison), *comparison.notes):
         notes.add(tags.li(tags.b("\N{WARNING SIGN}\N{VARIATION SELECTOR-15} "), outside(note), cls="notice strong"))
-    names = tags.h1(*_joined([outside(run.name) for run in comparison.runs]))
+    names = tags.h1(*_joined([outside(_titled(run)) for run in comparison.runs]))
     above = tags.p("3-TierDCFNet: comparison", cls="eyebrow")
     return tags.header(tags.div(above, names, tags.ul(*items, cls="facts"), notes, cls="wide"), cls="top")
+
+
+def _titled(run: TestedRun) -> str:
+    """A run and which of its weights were tested."""
+    return run.name if ":" in run.name else f"{run.name} ({run.which})"
 
 
 def _joined(parts: Sequence[Any]) -> Tags:
@@ -84,16 +92,9 @@ def _joined(parts: Sequence[Any]) -> Tags:
 
 
 def _caution(comparison: Comparison) -> list[str]:
-    """The sentence that forbids a claim where the sample is too small for one."""
-    by_class = [{g for g, y in zip(comparison.group, comparison.label, strict=True) if y == c} for c in (0, 1)]
-    fewest = min(map(len, by_class))
-    if len(comparison.images) >= FEWEST_IMAGES and fewest >= FEWEST_GROUPS:
-        return []
-    return [
-        f"No claim can be made at this size: {len(comparison.images)} images, {len(by_class[0])} Healthy and"
-        f" {len(by_class[1])} Anemic groups. At least {FEWEST_IMAGES} images and {FEWEST_GROUPS} groups of each class"
-        " are asked for."
-    ]
+    """What a reader must know of a sample that is too small for a claim or for its intervals."""
+    said = no_claim(comparison.scores[0]) or short_intervals(comparison.scores[0])
+    return [said] if said else []
 
 
 def _verdicts(comparison: Comparison, folder: Path) -> Tags:
@@ -101,20 +102,23 @@ def _verdicts(comparison: Comparison, folder: Path) -> Tags:
     from dominate import tags
 
     reference = comparison.runs[0].name
-    items, few = [], bool(_caution(comparison))
+    items, few = [], bool(no_claim(comparison.scores[0]))
+    short = ", by an interval that is too short for so few groups" if short_intervals(comparison.scores[0]) else ""
     for run, found in zip(comparison.runs[1:], comparison.differences, strict=True):
-        word = "not shown to be better or worse than" if few else _WORDS.get(found["verdict"], _NEITHER)
+        word = _NEITHER if few else _WORDS.get(found["verdict"], _NEITHER)
+        after = "" if word == _NEITHER else f" (AUROC){short}"
         differences = ", ".join(f"{METRICS[key]} {_signed(found[key])}" for key in ("auroc", "accuracy"))
-        items.append(tags.p(tags.b(outside(run.name)), f" is {word} ", tags.b(outside(reference)), f": {differences}."))
+        words = (tags.b(outside(run.name)), f" {word} ", tags.b(outside(reference)), f"{after}: {differences}.")
+        items.append(tags.p(*words))
     lead = (
         "Differences of figures on the same images, each run less the first, with 95% intervals from a bootstrap that"
-        " draws the same groups for both. A run is called better or worse where the interval of the AUROC's difference"
-        " leaves out 0. Several comparisons at once are not corrected for."
+        " draws the same groups for both. A run is said to rank images better or worse where the"
+        " interval of the AUROC's difference leaves out 0. Several comparisons at once are not corrected for."
     )
     return [lead_of(lead), tags.div(*items, cls="panel"), figure_panel(difference_plot(comparison), "Differences")]
 
 
-_NEITHER = "not shown to be better or worse than"
+_NEITHER = "is not shown to be better or worse than"
 
 
 def _signed(scores: dict[str, Any]) -> str:
@@ -233,9 +237,32 @@ def _call(chance: float, truth: int) -> Any:
     return tags.td(f"{chance:.3f} {CLASSES[called]} {mark}", cls="right" if called == truth else "wrong")
 
 
+RECORD = {
+    "data": "Data",
+    "split_digest": "Split digest",
+    "weights_sha256": "SHA-256 of the weights",
+    "epoch": "Epoch",
+    "commit": "Commit",
+}
+
+
+def _origin(comparison: Comparison, folder: Path) -> Tags:
+    """What every run was, and how they were compared."""
+    from dominate import tags
+
+    rows = []
+    for run in comparison.runs:
+        known = [run.which, *(run.record.get(key) for key in RECORD)]
+        cells = [tags.td(outside(EM_DASH if value is None else value)) for value in known]
+        rows.append(tags.tr(tags.th(outside(run.name), scope="row"), *cells))
+    table = table_panel(["Run", "Weights", *RECORD.values()], rows, "As each run's metrics.json has it.", "texts")
+    return [table, tags.div(tree(comparison.made), cls="panel")]
+
+
 _SECTIONS = (
     ("verdicts", "In short", _verdicts),
     ("metrics", "Side by side", _metrics),
     ("curves", "ROC, precision and recall", _curves),
     ("agreement", "Where they disagree", _agreement),
+    ("provenance", "How these figures were made", _origin),
 )

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import json
 import math
+import shlex
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +19,13 @@ from numpy.typing import NDArray
 
 from util.comparison import over_folds
 from util.errors import UserError
-from util.metrics import THRESHOLD, classification_metrics
+from util.metrics import THRESHOLD, classification_metrics, effective_groups
 from util.report_scores import verdict_of
 from util.results import CLASS_WORDS
 
 NEEDED = ("image", "prob_anemic", "label_true", "group")
 MOST_DISAGREEING = 50
+LONGEST_FOLDER = 180  # bytes of a comparison's folder before its mark; file systems allow 255
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,8 @@ class TestedRun:
         name: as it was asked for: a run, or a run and which of its weights, as ``SEG:best``.
         folder: its results.
         images: by name; those without a label are left out.
+        record: what its metrics.json says of where its figures come from: data, split_digest, weights_sha256, epoch and
+            commit, each None where it does not say; empty where there is no metrics.json that can be read.
     """
 
     __test__ = False
@@ -54,6 +62,12 @@ class TestedRun:
     name: str
     folder: Path
     images: dict[str, TestedImage]
+    record: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def which(self) -> str:
+        """Which of its weights were tested: latest, best, or an epoch."""
+        return self.folder.name.removeprefix("test_")
 
 
 @dataclass(frozen=True)
@@ -71,6 +85,7 @@ class Comparison:
             verdict.
         agreement: of each run but the first: how many images both, only the first, only it, neither were right on.
         notes: what the reader must know.
+        made: seed, resamples, command and date of the comparison.
     """
 
     runs: Sequence[TestedRun]
@@ -82,6 +97,7 @@ class Comparison:
     differences: Sequence[dict[str, Any]]
     agreement: Sequence[dict[str, int]]
     notes: Sequence[str]
+    made: dict[str, Any]
 
     def as_dict(self) -> dict[str, Any]:
         """What compare.json holds."""
@@ -91,8 +107,16 @@ class Comparison:
             "reference": self.runs[0].name,
             "n": len(self.images),
             "n_groups": len(set(self.group)),
+            "n_groups_effective": effective_groups(self.group),
+            "made": self.made,
             "runs": {
-                run.name: {"results": str(run.folder), "test_images": len(run.images), "metrics": scores}
+                run.name: {
+                    "results": str(run.folder),
+                    "which": run.which,
+                    "record": run.record or None,
+                    "test_images": len(run.images),
+                    "metrics": scores,
+                }
                 for run, scores in zip(self.runs, self.scores, strict=True)
             },
             "less_reference": dict(zip(others, self.differences, strict=True)),
@@ -105,6 +129,14 @@ def results_folder(results_dir: Path, run: str, which: str) -> Path:
     """Where the test of a run lies: ``SEG`` is its test of the weights ``which``, ``SEG:best`` that of others."""
     name, _, own = run.partition(":")
     return results_dir / name / f"test_{own or which}"
+
+
+def comparison_folder(which: str, others: Sequence[str]) -> str:
+    """The name of a comparison's folder: the weights asked for and the other runs, with a mark where it is cut."""
+    whole = f"compare_{which}_{'+'.join(others)}".replace(":", "@").encode("utf-8", "surrogateescape")
+    if len(whole) <= LONGEST_FOLDER:
+        return whole.decode("utf-8", "surrogateescape")
+    return f"{whole[:LONGEST_FOLDER].decode('utf-8', 'ignore')}-{hashlib.sha256(whole).hexdigest()[:8]}"
 
 
 def read_run(name: str, folder: Path) -> TestedRun:
@@ -129,7 +161,23 @@ def read_run(name: str, folder: Path) -> TestedRun:
         raise UserError(f"{path} cannot be compared", expected=expected, found=words, remedy=tested) from None
     if not images:
         raise UserError(f"{path} holds no labelled image", remedy="compare tests of images whose class is known")
-    return TestedRun(name, folder, images)
+    return TestedRun(name, folder, images, _record(folder / "metrics.json"))
+
+
+def _record(path: Path) -> dict[str, Any]:
+    """What metrics.json says of where the figures come from; empty where it cannot be read, which a note then says."""
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))["provenance"]
+        trained_on, weights = known.get("trained_on") or {}, known.get("weights") or {}
+        return {
+            "data": known.get("data"),
+            "split_digest": trained_on.get("split_digest"),
+            "weights_sha256": weights.get("sha256"),
+            "epoch": weights.get("epoch"),
+            "commit": known.get("commit"),
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def _image(row: dict[str, str]) -> TestedImage:
@@ -165,8 +213,8 @@ def compare(runs: Sequence[TestedRun], *, resamples: int = 1000, seed: int = 0) 
     group = [first[name].group for name in names]
     probability = np.array([[run.images[name].probability for name in names] for run in runs], dtype=np.float64)
     fold = np.zeros(len(names), dtype=np.int64)
-    logits = probability - THRESHOLD
-    drawn = [over_folds(label, logit, group, fold, resamples=resamples, seed=seed) for logit in logits]
+    drawing: dict[str, Any] = {"threshold": THRESHOLD, "resamples": resamples, "seed": seed}
+    drawn = [over_folds(label, chance, group, fold, **drawing) for chance in probability]
     differences = []
     for each in drawn[1:]:
         found: dict[str, Any] = {measure: (each[measure] - drawn[0][measure]).as_dict() for measure in each}
@@ -181,7 +229,13 @@ def compare(runs: Sequence[TestedRun], *, resamples: int = 1000, seed: int = 0) 
         [classification_metrics(label, chance, group, resamples=resamples, seed=seed) for chance in probability],
         differences,
         [_agreement(right[0], own) for own in right[1:]],
-        _notes(runs, names),
+        [*_origins(runs), *_notes(runs, names)],
+        {
+            "seed": seed,
+            "resamples": resamples,
+            "command": shlex.join(["python", *sys.argv]),
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        },
     )
 
 
@@ -217,6 +271,28 @@ def _check_labels(runs: Sequence[TestedRun], names: Sequence[str]) -> None:
                 found=f"first {differing[0]!r}",
                 remedy="test both on the same data, or rename the images that are not the same",
             )
+
+
+def _origins(runs: Sequence[TestedRun]) -> list[str]:
+    """Runs that were tested on other data or splits than the first: equal names need not be equal images there."""
+    first, notes = runs[0], []
+    for run in runs:
+        if not run.record:
+            notes.append(f"{run.name} has no metrics.json that can be read: what it was tested on is not known.")
+    for run in runs[1:]:
+        if not (run.record and first.record):
+            continue
+        if run.record["data"] != first.record["data"]:
+            where = f"{first.name} was tested on {first.record['data']}, {run.name} on {run.record['data']}"
+            notes.append(f"{where}; images are matched by name alone.")
+        digests = first.record["split_digest"], run.record["split_digest"]
+        if digests[0] != digests[1]:
+            short = [str(digest)[:12] if digest else "none on record" for digest in digests]
+            notes.append(
+                f"{first.name} and {run.name} were trained on other splits ({short[0]}, {short[1]}): one may have"
+                " learned from images that the other is tested on; images are matched by name alone."
+            )
+    return notes
 
 
 def _notes(runs: Sequence[TestedRun], names: Sequence[str]) -> list[str]:

@@ -58,10 +58,11 @@ class Resampled:
 
 def over_folds(
     label: NDArray[Any],
-    logit: NDArray[Any],
+    score: NDArray[Any],
     group: Sequence[str],
     fold: NDArray[Any],
     *,
+    threshold: float = 0.0,
     resamples: int = 2000,
     seed: int = 0,
 ) -> dict[str, Resampled]:
@@ -69,9 +70,10 @@ def over_folds(
 
     Args:
         label: (N,) 0 Healthy, 1 Anemic.
-        logit: (N,), above zero where Anemic is said.
+        score: (N,) logits or probabilities as they are: shifted ones lose the order of those near zero.
         group: N names; a group stands in one fold.
         fold: (N,) the fold that each image was tested in.
+        threshold: Anemic is said above it.
         resamples: how many; equal labels, groups and seeds draw equal groups.
         seed: of the resampling.
 
@@ -79,11 +81,11 @@ def over_folds(
         ``auroc`` and ``accuracy``. A resample that leaves a class out of a fold leaves that fold out of its mean.
     """
     names, member = group_index(group)
-    label, logit, fold = np.asarray(label), np.asarray(logit, dtype=np.float64), np.asarray(fold)
-    right = ((logit > 0) == (label > 0)).astype(np.float64)
+    label, score, fold = np.asarray(label), np.asarray(score, dtype=np.float64), np.asarray(fold)
+    right = ((score > threshold) == (label > 0)).astype(np.float64)
     by_block: dict[str, list[Floats]] = {measure: [] for measure in MEASURES}
     for weights in chain([np.ones((1, len(names)))], group_weights(len(names), resamples, seed, columns=len(label))):
-        by_fold = [_of_fold(label, logit, right, member, fold == each, weights) for each in np.unique(fold)]
+        by_fold = [_of_fold(label, score, right, member, fold == each, weights) for each in np.unique(fold)]
         for measure in MEASURES:
             by_block[measure].append(_mean_of_known(np.stack([values[measure] for values in by_fold])))
     means = {measure: np.concatenate(values) for measure, values in by_block.items()}
@@ -91,13 +93,13 @@ def over_folds(
 
 
 def _of_fold(
-    label: NDArray[Any], logit: Floats, right: Floats, member: NDArray[Any], rows: NDArray[np.bool_], weights: Floats
+    label: NDArray[Any], score: Floats, right: Floats, member: NDArray[Any], rows: NDArray[np.bool_], weights: Floats
 ) -> dict[str, Floats]:
     """Both measures of one fold's images under (R, groups) weights, (R,) each."""
     images = weights[:, member[rows]]
     with np.errstate(invalid="ignore"):
         accuracy = (images @ right[rows]) / images.sum(axis=1)
-    return {"auroc": weighted_aurocs(label[rows], logit[rows], member[rows], weights), "accuracy": accuracy}
+    return {"auroc": weighted_aurocs(label[rows], score[rows], member[rows], weights), "accuracy": accuracy}
 
 
 def _mean_of_known(values: Floats) -> Floats:

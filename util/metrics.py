@@ -10,6 +10,7 @@ ranking, weighted by the same counts (the AUROC is the Mann-Whitney statistic).
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -50,9 +51,11 @@ def classification_metrics(
         seed: seed of the resampling; equal inputs and seeds give equal intervals.
 
     Returns:
-        n, n_groups, accuracy, balanced_accuracy, sensitivity, specificity, precision, f1, auroc, average_precision (the
-        step-wise area under the precision-recall curve), brier (mean squared error of the probability), ece,
-        confusion_matrix [[tn, fp], [fn, tp]] and ci95 {metric: [low, high] or None}, all in plain Python types.
+        n, n_groups, n_groups_effective (see ``effective_groups``), groups_by_class (groups with a Healthy image, groups
+        with an Anemic one), accuracy, balanced_accuracy, sensitivity, specificity, precision, f1, auroc,
+        average_precision (the step-wise area under the precision-recall curve), brier (mean squared error of the
+        probability), ece, confusion_matrix [[tn, fp], [fn, tp]] and ci95 {metric: [low, high] or None}, all in plain
+        Python types.
 
     Raises:
         ValueError: the three lengths differ, or a label is neither 0 nor 1.
@@ -66,6 +69,8 @@ def classification_metrics(
     return {
         "n": int(truth.size),
         "n_groups": len(names),
+        "n_groups_effective": effective_groups(group),
+        "groups_by_class": [len(set(member[truth == each].tolist())) for each in (0, 1)],
         **point,
         "confusion_matrix": _confusion(truth, called).tolist(),
         "ci95": {key: _interval(point[key], estimates[key], len(names)) for key in CLASSIFICATION_METRICS},
@@ -197,7 +202,8 @@ class SegmentationScore:
             seed: seed of the resampling.
 
         Returns:
-            n, n_groups, dice, iou (both pooled), dice_mean, and ci95 of the three; None where undefined.
+            n, n_groups, n_groups_effective, dice, iou (both pooled), dice_mean, and ci95 of the three; None where
+            undefined.
         """
         names, member = group_index(self._groups)
         sums = np.array(self._sums, dtype=np.float64).reshape(-1, 2)
@@ -207,7 +213,8 @@ class SegmentationScore:
         drawn = [per_group[:0]] + [weight @ per_group for weight in group_weights(len(names), resamples, seed)]
         estimates = _segmentation_ratios(np.concatenate(drawn))
         ci95 = {key: _interval(point[key], estimates[key], len(names)) for key in SEGMENTATION_METRICS}
-        return {"n": len(sums), "n_groups": len(names), **point, "ci95": ci95}
+        counts = {"n": len(sums), "n_groups": len(names), "n_groups_effective": effective_groups(self._groups)}
+        return {**counts, **point, "ci95": ci95}
 
 
 def _segmentation_ratios(sums: Floats) -> dict[str, Floats]:
@@ -245,6 +252,12 @@ def group_index(group: Sequence[str]) -> tuple[list[str], Integers]:
     names = sorted(set(group))
     position = {name: index for index, name in enumerate(names)}
     return names, np.array([position[name] for name in group], dtype=np.int64)
+
+
+def effective_groups(group: Sequence[str]) -> float:
+    """How many groups of equal size say as much as these: n^2 / sum of n_g^2; 0 for none."""
+    sizes = list(Counter(group).values())
+    return sum(sizes) ** 2 / sum(size**2 for size in sizes) if sizes else 0.0
 
 
 def _confusion(truth: Integers, called: Integers) -> Integers:

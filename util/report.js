@@ -10,6 +10,8 @@
   const sort = document.getElementById("image-sort");
   const go = document.getElementById("image-page");
   const choices = [...document.querySelectorAll("#images [data-show]")];
+  const heading = document.querySelector("#images h2");
+  heading.tabIndex = -1;
   const words = data.rows.map((row) => `${row[NAME]}\n${row[GROUP]}`.toLowerCase());
   const shown = {
     all: () => true,
@@ -140,6 +142,7 @@
       page += Number(button.dataset.step);
       draw();
       document.getElementById("images").scrollIntoView();
+      if (button.disabled) heading.focus(); // a disabled button would drop the keyboard's place to the page's top
     });
   }
   search.addEventListener("input", select);

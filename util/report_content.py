@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 PER_PAGE = 50
 FEWEST_IMAGES, FEWEST_GROUPS = 30, 10  # below them no claim about accuracy is made
+FEWEST_EFFECTIVE = 20  # below it a bootstrap over groups gives intervals that are too short
 METRICS = {
     "accuracy": "Accuracy",
     "balanced_accuracy": "Balanced acc.",
@@ -122,9 +123,14 @@ def headline_split(report: Report) -> str | None:
 
 
 def sample_caution(report: Report, split: str) -> str | None:
-    """The sentence that forbids a claim about accuracy where the sample is too small for one, else None."""
+    """What a reader must know of a sample that is too small for a claim or for its intervals, else None."""
     scores = scores_of(report, split, "global")
-    images, groups = scores.get("n") or 0, _groups_by_class(report, split)
+    return no_claim(scores) or short_intervals(scores)
+
+
+def no_claim(scores: Mapping[str, Any]) -> str | None:
+    """The sentence that forbids a claim about accuracy where the sample is too small for one, else None."""
+    images, groups = scores.get("n") or 0, scores.get("groups_by_class")
     fewest = min(groups) if groups else scores.get("n_groups") or 0
     if images >= FEWEST_IMAGES and fewest >= FEWEST_GROUPS:
         return None
@@ -136,12 +142,24 @@ def sample_caution(report: Report, split: str) -> str | None:
     )
 
 
-def _groups_by_class(report: Report, split: str) -> tuple[int, int] | None:
-    """Distinct groups of each true class among the page's images of a split; None where it shows none."""
-    rows = [row for row in report.images if row.split == split and row.label_true is not None]
-    if not rows:
+def short_intervals(scores: Mapping[str, Any]) -> str | None:
+    """The sentence that says that the intervals of few or unequal groups are too short, else None."""
+    groups = scores.get("n_groups_effective")
+    if groups is None or groups >= FEWEST_EFFECTIVE:
         return None
-    return len({r.group for r in rows if r.label_true == 0}), len({r.group for r in rows if r.label_true == 1})
+    return (
+        f"Few or unequal groups ({groups_in_words(scores)}): in simulations with such groups intervals called 95% held"
+        " the truth in 86 to 92% of cases."
+    )
+
+
+def groups_in_words(scores: Mapping[str, Any]) -> str | None:
+    """``37 groups, as good as 13 equal ones``; None where they were not counted."""
+    groups, effective = scores.get("n_groups"), scores.get("n_groups_effective")
+    if groups is None:
+        return None
+    equal = "" if effective is None or round(effective) >= groups else f", as good as {round(effective)} equal ones"
+    return f"{groups} group{'' if groups == 1 else 's'}{equal}"
 
 
 def scores_of(report: Report, split: str | None, head: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from util.report_content import (
     unopened,
 )
 from util.report_parts import flat_interval_note, interval_bar, lead_of
-from util.report_verdicts import against_colours, rule_in_words
+from util.report_verdicts import against_colours, rule_in_words, threshold_text
 
 CLASS_OF = {"specificity": 0, "sensitivity": 1}
 
@@ -81,7 +81,7 @@ def _at_operating_point(report: Report, split: str | None) -> Tags:
     for key in ("sensitivity", "specificity", "accuracy"):
         interval = interval_text((scores.get("ci95") or {}).get(key)) or "no interval"
         said.append(f"{key} {three_decimals(scores.get(key))} ({interval})")
-    where = f"These call Anemic above 0.5. Above {three_decimals(scores.get('threshold'))}, the operating point"
+    where = f"These call Anemic above 0.5. Above {threshold_text(scores.get('threshold'))}, the operating point"
     return [tags.p(f"{where} ({rule_in_words(point)}): {', '.join(said)}.", cls="footnote")]
 
 

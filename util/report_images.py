@@ -67,7 +67,10 @@ def images(report: Report) -> Tags:
     missing = {head: missing_of(report, head) for head in HEADS}
     first = [_image_card(row, missing) for row in report.images[:PER_PAGE]]
     return [
-        lead_of(f"{count} images{judged}. Select a picture to open it on its own."),
+        lead_of(
+            f"{count} images{judged}. Select a picture to open it on its own. A group is named after one of its"
+            " members and may hold images of both classes."
+        ),
         _legend(),
         _image_filters(report.images),
         tags.div(id="image-list", aria_live="off"),

@@ -22,6 +22,7 @@ Point = tuple[float, float]
 
 SIDE, LEFT, TOP, WIDTH = 300.0, 52.0, 34.0, 372.0
 BINS = 10
+FEWEST_IN_BIN = 10
 LEAST_STEP = 0.002  # of the plot's side: under one pixel
 STYLES = {"tier1": "s0 dash", "tier2": "s1 dot", "tier3": "s2 dash2", "global": "s7 strong", "colours": "s6 thin"}
 MARKS = {"tier1": "f0", "tier2": "f1", "tier3": "f2", "global": "f7"}
@@ -39,8 +40,9 @@ class Curve:
         note: what stands beside its name.
         mark: (x, y) of the operating point, where there is one.
         half: the same at 0.5.
-        weights: of each point, from 0 to 1, for circles on the line; empty for none.
         name: in the legend; empty for the head's own.
+        bars: of each point, the ends of its interval along y, or empty; points with bars are not joined by a line.
+        small: of each point, whether so few images stand behind it that it is drawn small and hollow.
     """
 
     head: str
@@ -48,8 +50,9 @@ class Curve:
     note: str
     mark: Point | None = None
     half: Point | None = None
-    weights: list[float] = field(default_factory=list)
     name: str = ""
+    bars: list[tuple[float, float]] = field(default_factory=list)
+    small: list[bool] = field(default_factory=list)
 
     @property
     def title(self) -> str:
@@ -82,12 +85,10 @@ def square_plot(title: str, axes_names: tuple[str, str], curves: Sequence[Curve]
     _frame(drawing, axes, axes_names)
     _path(drawing, axes, reference, "need", "reference")
     for curve in curves:
-        _path(drawing, axes, curve.points, curve.style, f"{curve.title}: {curve.note}")
-        for (x, y), weight in zip(curve.points, curve.weights, strict=False):
-            tooltip = f"{curve.title}: {x:.3f}, {y:.3f}"
-            drawing.marked(
-                "circle", tooltip, cx=axes.x(x), cy=axes.y(y), r=2 + 4 * weight**0.5, cls=MARKS.get(curve.head, "f3")
-            )
+        if curve.bars:
+            _barred(drawing, axes, curve)
+        else:
+            _path(drawing, axes, curve.points, curve.style, f"{curve.title}: {curve.note}")
     for curve in curves:
         _marks(drawing, axes, curve)
     for index, curve in enumerate(curves):
@@ -113,6 +114,15 @@ def _path(drawing: Drawing, axes: Axes, points: Sequence[Point], cls: str, toolt
     if len(points) > 1:
         places = "L".join(f"{axes.x(x):.1f} {axes.y(y):.1f}" for x, y in points)
         drawing.marked("path", tooltip, d="M" + places, cls=cls, fill="none")
+
+
+def _barred(drawing: Drawing, axes: Axes, curve: Curve) -> None:
+    """Points, each on its interval."""
+    for (x, y), (low, high), small in zip(curve.points, curve.bars, curve.small, strict=True):
+        drawing.line(axes.x(x), axes.y(low), axes.x(x), axes.y(high), "axis")
+        look: dict[str, Any] = {"r": 2.5, "cls": "ring"} if small else {"r": 5.0, "cls": MARKS.get(curve.head, "f3")}
+        tooltip = f"{curve.title}: {x:.3f}, {y:.3f} (95% {low:.3f} to {high:.3f})"
+        drawing.marked("circle", tooltip, cx=axes.x(x), cy=axes.y(y), **look)
 
 
 def _marks(drawing: Drawing, axes: Axes, curve: Curve) -> None:
@@ -155,15 +165,29 @@ def precision_recall_points(label: NDArray[Any], chance: Floats) -> list[Point]:
     return thinned(steps[1:] if len(steps) > 1 else steps)  # recall 0 at precision 1 is a convention, not a call
 
 
-def reliability_points(label: NDArray[Any], chance: Floats) -> tuple[list[Point], list[float]]:
-    """Mean probability against the share that is anemic in ten equal bins, and the share of images in each."""
+def reliability_points(label: NDArray[Any], chance: Floats) -> tuple[list[Point], list[int]]:
+    """Mean probability against the share that is anemic in ten equal bins, and how many images are in each."""
     from sklearn.calibration import calibration_curve
 
     share, mean = calibration_curve(label, chance, n_bins=BINS)
     bins = np.searchsorted(np.linspace(0.0, 1.0, BINS + 1)[1:-1], chance)  # as calibration_curve puts them
     counts = np.bincount(bins, minlength=BINS)
     points = [(float(x), float(y)) for x, y in zip(mean, share, strict=True)]
-    return points, (counts[counts > 0] / len(label)).tolist()
+    return points, counts[counts > 0].tolist()
+
+
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """The 95% interval of a share of single images (Wilson, J. Am. Stat. Assoc. 22, 1927)."""
+    from scipy.stats import binomtest
+
+    found = binomtest(round(share * count), count).proportion_ci(0.95, method="wilson")
+    return float(found.low), float(found.high)
+
+
+def _reliability(head: str, label: NDArray[Any], chance: Floats, note: str) -> Curve:
+    points, counts = reliability_points(label, chance)
+    bars = [wilson(y, count) for (_, y), count in zip(points, counts, strict=True)]
+    return Curve(head, points, note, bars=bars, small=[count < FEWEST_IN_BIN for count in counts])
 
 
 def _rates(scores: Mapping[str, Any] | None) -> tuple[Point, Point] | None:
@@ -203,7 +227,8 @@ def plots(report: Report) -> Tags:
     lead = (
         f"{len(label)} labelled images. A ring is Global at {THRESHOLD:g}, a diamond a head at the operating point that"
         " was chosen on the validation images. Dashed: a classifier that knows nothing; for reliability, one whose"
-        " probabilities come true. There a circle's area is its share of the images."
+        " probabilities come true. There Global alone is shown, with Wilson's 95% interval of each bin's images as if"
+        f" they were independent; a small hollow mark is a bin of fewer than {FEWEST_IN_BIN} images."
     )
     drawn = _charts(report, split, label, chances)
     return [lead_of(lead), tags.div(*[plot_panel(svg, name) for name, svg in drawn.items()], cls="plots")]
@@ -217,9 +242,8 @@ def _charts(report: Report, split: str, label: NDArray[np.int64], chances: Mappi
         (roc_mark, recall_mark), (roc_half, recall_half) = _marked(report, split, head)
         rocs.append(Curve(head, roc_points(label, chance), auroc, roc_mark, roc_half))
         recalls.append(Curve(head, precision_recall_points(label, chance), precision, recall_mark, recall_half))
-        if head != COLOURS:  # the share of a forest's trees is no probability
-            points, weights = reliability_points(label, chance)
-            bins.append(Curve(head, points, calibration, weights=weights))
+        if head == "global":
+            bins.append(_reliability(head, label, chance, calibration))
     share, rising = float(label.mean()), [(0.0, 0.0), (1.0, 1.0)]
     axes = ("mean probability of Anemic", "share that is Anemic")
     return {
@@ -236,7 +260,7 @@ def _notes(report: Report, split: str, head: str) -> list[str]:
     scores = scores_of(report, split, head)
     if head == COLOURS:
         scores = (report.metrics.get("baselines") or {}).get("colour") or {}
-    named = {"AUROC": "auroc", "AP": "average_precision", "ECE": "ece"}
+    named = {"AUROC": "auroc", "AP": "average_precision", "ECE (of the called class)": "ece"}
     return [f"{word} {three_decimals(scores.get(key))}" for word, key in named.items()]
 
 

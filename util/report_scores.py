@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from util.comparison import over_folds
-from util.metrics import THRESHOLD, classification_metrics, metrics_at
+from util.metrics import THRESHOLD, classification_metrics, effective_groups, metrics_at
 
 Floats = NDArray[np.float64]
 
@@ -81,11 +81,18 @@ def chosen_threshold(label: NDArray[Any], probability: NDArray[Any], rule: str) 
 
 
 def _below(levels: Floats, lowest: float) -> float:
-    """Half way from a probability that is called Anemic to the next one below; 1 where none is called so."""
+    """Half way from a probability that is called Anemic to the next one below; 1 where none is called so.
+
+    Of two neighbours in floating point the middle is one of them: what it must not be is the one that is called.
+    """
     if not np.isfinite(lowest) or lowest > 1:
         return 1.0
     index = int(np.searchsorted(levels, lowest))
-    return float((levels[index - 1] + levels[index]) / 2) if index else -1e-9  # all are called, those of 0 too
+    if not index:
+        return -1e-9  # all are called, those of 0 too
+    below, above = float(levels[index - 1]), float(levels[index])
+    middle = (below + above) / 2
+    return middle if middle < above else below
 
 
 def operating_point(rule: str, sides: Mapping[str, Judged], *, resamples: int, seed: int) -> dict[str, Any]:
@@ -142,7 +149,7 @@ def unit_verdicts(side: Judged, unit: Sequence[str], *, resamples: int, seed: in
 
     Returns:
         head to ``classification_metrics`` over units, each with ``mixed``, the units left out because their images are
-        of both classes; None where no unit is known.
+        of both classes, and ``single``, how many of those scored have one image; None where no unit is known.
     """
     rows: dict[str, list[int]] = defaultdict(list)
     for index, name in enumerate(unit):
@@ -153,11 +160,12 @@ def unit_verdicts(side: Judged, unit: Sequence[str], *, resamples: int, seed: in
     pure = [members for members in rows.values() if len(set(side.label[members].tolist())) == 1]
     label = np.array([side.label[members[0]] for members in pure], dtype=np.int64)
     group = [side.group[members[0]] for members in pure]
+    single = sum(len(members) == 1 for members in pure)
     found = {}
     for head, chance in side.probability.items():
         mean = np.array([chance[members].mean() for members in pure], dtype=np.float64)
         scores = classification_metrics(label, mean, group, resamples=resamples, seed=seed)
-        found[head] = {**scores, "mixed": len(rows) - len(pure)}
+        found[head] = {**scores, "mixed": len(rows) - len(pure), "single": single}
     return found
 
 
@@ -175,15 +183,16 @@ def difference(
         seed: of the resampling.
 
     Returns:
-        n, n_groups, auroc and accuracy (at 0.5), each {value, ci95}, and verdict: "better" where the interval of the
-        AUROC's difference lies above 0, "worse" where below, else "not shown".
+        n, n_groups, n_groups_effective, auroc and accuracy (at 0.5), each {value, ci95}, and verdict: "better" where
+        the interval of the AUROC's difference lies above 0, "worse" where below, else "not shown".
     """
     fold = np.zeros(len(label), dtype=np.int64)
     one, other = (
-        over_folds(label, np.asarray(chance) - THRESHOLD, group, fold, resamples=resamples, seed=seed)
+        over_folds(label, chance, group, fold, threshold=THRESHOLD, resamples=resamples, seed=seed)
         for chance in (first, second)
     )
     found: dict[str, Any] = {"n": len(label), "n_groups": len(set(group))}
+    found["n_groups_effective"] = effective_groups(group)
     for measure in one:
         found[measure] = (one[measure] - other[measure]).as_dict()
     return {**found, "verdict": verdict_of(found["auroc"]["ci95"])}

@@ -104,8 +104,9 @@ def stain(report: Report) -> Tags:
     head_row = ["Tier", *(f"{METRICS[key]}, {word}" for key in ("auroc", "accuracy") for word in words)]
     lead = (
         "The test images judged again without colour (grey), and with each one's stain brought to that of the training"
-        " images (normalised). Where a figure lies below the interval of the images as they are, the verdict leans on"
-        " stain, which changes with the laboratory, and not on the cells alone."
+        " images (normalised). How far a figure lies below that of the images as they are is how much the verdict leans"
+        " on stain, which changes with the laboratory; the intervals are each figure's own and do not say whether two"
+        " of them differ."
     )
     caution = (
         "Normalising also evens out how pale the cells are and how much of the image they cover, which anemia itself"

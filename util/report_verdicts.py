@@ -8,6 +8,7 @@ from typing import Any
 from util.figures import CLASSES, EM_DASH, HEADS, SPLITS, interval_text, is_number, three_decimals
 from util.metrics import THRESHOLD, THRESHOLD_METRICS
 from util.report_content import (
+    FEWEST_GROUPS,
     METRICS,
     ImageRow,
     Report,
@@ -15,18 +16,22 @@ from util.report_content import (
     head_name,
     headline_split,
     link_to,
+    no_claim,
     printable,
-    sample_caution,
+    scores_of,
+    short_intervals,
 )
-from util.report_parts import lead_of, outside, table_panel
+from util.report_parts import flat_interval_note, lead_of, outside, table_panel
 from util.report_scores import BETTER, SPECIFICITY, WORSE, YOUDEN
 
 MOST_ERRORS = 12
 UNITS = {"group": "Groups", "patient": "Patients"}
+LARGEST_MIXED = 0.2  # of the units: where more are left out, those that remain are no longer the sample
 _SAID = {
-    BETTER: ("right", "Better than colours alone."),
-    WORSE: ("wrong", "Worse than colours alone."),
+    BETTER: ("right", "Ranks images better than colours alone (AUROC)"),
+    WORSE: ("wrong", "Ranks images worse than colours alone (AUROC)"),
 }
+_NOT_SHOWN = ("unknown", "Not shown to rank images better than colours alone (AUROC)")
 
 
 def against_colours(report: Report) -> Tags:
@@ -36,13 +41,15 @@ def against_colours(report: Report) -> Tags:
     found = (report.metrics.get("differences") or {}).get("global_less_colour")
     if not found:
         return []
-    kind, words = _SAID.get(found.get("verdict"), ("unknown", "Not shown to be better than colours alone."))
-    split = found.get("split", "test")
-    if split == headline_split(report) and sample_caution(report, split):
-        kind, words = "unknown", "Not shown to be better than colours alone: too few images."
+    kind, words = _SAID.get(found.get("verdict"), _NOT_SHOWN)
+    scores = scores_of(report, found.get("split", "test"), "global")
+    if scores and no_claim(scores):
+        kind, words = _NOT_SHOWN[0], f"{_NOT_SHOWN[1]}: too few images"
+    elif short_intervals(found) and kind != _NOT_SHOWN[0]:
+        kind, words = _NOT_SHOWN[0], f"{words}, by an interval that is too short for so few groups"
     parts = [_signed(METRICS[key], found.get(key)) for key in ("auroc", "accuracy")]
     said = "Global less a random forest that sees colour statistics only, on the same images: " + ", ".join(parts)
-    return [tags.p(tags.b(words, cls=kind), f" {said}.", cls="panel margin")]
+    return [tags.p(tags.b(f"{words}.", cls=kind), f" {said}.", cls="panel margin")]
 
 
 def _signed(name: str, scores: Mapping[str, Any] | None) -> str:
@@ -76,23 +83,46 @@ def operating(report: Report) -> Tags:
         return []
     if point.get("why_not"):
         return [lead_of(f"No operating point was chosen: {printable(point['why_not'])}. Anemic begins at 0.5.")]
+    if not point.get("chosen_on"):
+        return []  # it is 0.5 again
     chosen = (point.get("splits") or {}).get(split) or {}
     plain = (report.metrics.get("splits") or {}).get(split) or {}
-    rows = []
+    rows, shown = [], []
     for head in HEADS:
         if not chosen.get(head):
             continue
         rows.append(_point_row(head, f"{THRESHOLD:g}", plain.get(head) or {}, ""))
-        rows.append(_point_row(head, three_decimals(chosen[head].get("threshold")), chosen[head], "global"))
+        rows.append(_point_row(head, threshold_text(chosen[head].get("threshold")), chosen[head], "global"))
+        shown += [_intervals_of(scores, THRESHOLD_METRICS) for scores in (plain.get(head), chosen[head])]
     if not rows:
         return []
+    other = "" if split == point["chosen_on"] else " It was not chosen on the images that it is judged by here."
     lead = (
-        f"Anemic above 0.5, and above the operating point: {rule_in_words(point)}. It was not chosen on the images"
-        " that it is judged by here. predictions.csv and all other figures call by 0.5."
+        f"Anemic above 0.5, and above the operating point: {rule_in_words(point)}.{other} predictions.csv and all other"
+        " figures call by 0.5."
     )
     head_row = ["Tier", "Anemic above", *(METRICS[key] for key in THRESHOLD_METRICS)]
     caption = f"{SPLITS.get(split, split)} images. Point value over its 95% interval."
-    return [lead_of(lead), table_panel(head_row, rows, caption), *_val_note(split, tags)]
+    return [lead_of(lead), table_panel(head_row, rows, caption), *_flat(shown), *_val_note(split, tags)]
+
+
+def threshold_text(value: Any) -> str:
+    """A threshold with three significant digits, by its distance from 1 where these would make it 1."""
+    if not is_number(value):
+        return EM_DASH
+    text = f"{value:.3g}"
+    return f"1 \N{MINUS SIGN} {1 - value:.3g}" if value < 1 and float(text) >= 1 else text
+
+
+def _intervals_of(scores: Mapping[str, Any] | None, keys: Sequence[str]) -> dict[str, Any]:
+    """The intervals that a table shows."""
+    known = (scores or {}).get("ci95") or {}
+    return {"ci95": {key: known.get(key) for key in keys}}
+
+
+def _flat(shown: Sequence[Mapping[str, Any]]) -> Tags:
+    note = flat_interval_note(shown)
+    return [] if note is None else [note]
 
 
 def _val_note(split: str, tags: Any) -> Tags:
@@ -117,28 +147,57 @@ def units(report: Report) -> Tags:
 
     known, split = report.metrics.get("verdicts") or {}, headline_split(report)
     keys = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "auroc", "average_precision", "brier")
-    rows, mixed = [], 0
+    rows, shown, said, cautions = [], [], [], []
     for unit, title in UNITS.items():
         by_head = (known.get(unit) or {}).get(split) or {}
         for head in HEADS:
             scores = by_head.get(head)
             if not scores:
                 continue
-            mixed = max(mixed, scores.get("mixed") or 0)
-            cells = [tags.td(head_name(head)), tags.td(printable(scores.get("n", EM_DASH)))]
+            cells = [tags.td(head_name(head)), *[tags.td(printable(count)) for count in _counts(scores)]]
             for key in keys:
                 interval = interval_text((scores.get("ci95") or {}).get(key))
                 cells.append(tags.td(three_decimals(scores.get(key)), tags.small(interval)))
             row = tags.tr(tags.th(title, scope="row"), *cells)
+            shown.append(_intervals_of(scores, keys))
             if head == "global":
                 row["class"] = "global"
+                said.append(_left_out(title, scores))
+                cautions += _too_few(title, scores)
             rows.append(row)
     if not rows:
         return []
-    lead = "A group's or patient's probability is the mean over its images; above 0.5 it is called Anemic."
-    lead += f" {mixed} with images of both classes are left out." if mixed else ""
-    table = table_panel(["Verdicts of", "Tier", "Count", *(METRICS[key] for key in keys)], rows, "Over 95% intervals.")
-    return [lead_of(lead), table]
+    lead = "A group's or patient's probability is the mean over its images; above 0.5 it is called Anemic. "
+    head_row = ["Verdicts of", "Tier", *CLASSES, *(METRICS[key] for key in keys)]
+    notices = [tags.p(words, cls="notice strong caution") for words in cautions]
+    table = table_panel(head_row, rows, "Over 95% intervals.")
+    return [lead_of(lead + " ".join(said)), *notices, table, *_flat(shown)]
+
+
+def _counts(scores: Mapping[str, Any]) -> list[Any]:
+    """Healthy and Anemic units."""
+    matrix = scores.get("confusion_matrix")
+    return [sum(row) for row in matrix] if matrix else [EM_DASH, EM_DASH]
+
+
+def _left_out(title: str, scores: Mapping[str, Any]) -> str:
+    mixed, single = scores.get("mixed") or 0, scores.get("single")
+    words = f"{title}: {scores.get('n', EM_DASH)}"
+    words += f", {single} of one image" if single is not None else ""
+    return f"{words}; {mixed} with images of both classes are left out." if mixed else f"{words}."
+
+
+def _too_few(title: str, scores: Mapping[str, Any]) -> list[str]:
+    """The sentence that forbids a claim about whole units."""
+    matrix, mixed = scores.get("confusion_matrix") or [], scores.get("mixed") or 0
+    healthy, anemic = (sum(row) for row in matrix) if matrix else (0, 0)
+    every = (scores.get("n") or 0) + mixed
+    if min(healthy, anemic) >= FEWEST_GROUPS and mixed <= LARGEST_MIXED * every:
+        return []
+    return [
+        f"No claim about whole {title.lower()} can be made: {healthy} Healthy, {anemic} Anemic, and {mixed} of {every}"
+        f" left out as mixed. At least {FEWEST_GROUPS} of each class and at most a fifth mixed are asked for."
+    ]
 
 
 def worst_errors(rows: Sequence[ImageRow], most: int = MOST_ERRORS) -> list[ImageRow]:

@@ -69,7 +69,8 @@ def write_predictions(path: Path, rows: Iterable[dict[str, Any]], *, more: Seque
 
     Names stand as they are and every cell is quoted (without quotes a carriage return would end a row), so that reading
     the file gives them back; no leading ``=`` or ``@`` is touched. Labels may be 0 / 1 or words and are written as
-    Healthy / Anemic; probabilities have six decimals; what is missing or None is empty.
+    Healthy / Anemic; probabilities have all their digits, so that those of a sure network keep their order; what is
+    missing or None is empty.
 
     Args:
         path: the file.
@@ -100,8 +101,10 @@ def _cell(column: str, value: Any) -> str:
         return ""
     if column in LABEL_COLUMNS:
         return _class_word(column, value)
-    if column.startswith("prob_") or column in ("severity_score", "severity_learned"):
-        return _six_decimals(column, float(value))
+    if column.startswith("prob_"):
+        return _every_digit(column, float(value))
+    if column in ("severity_score", "severity_learned"):
+        return _number(column, float(value))
     return str(value)
 
 
@@ -122,12 +125,11 @@ def _class_word(column: str, value: Any) -> str:
     raise ValueError(f"{column} is {value!r}; expected 0, 1, {CLASS_WORDS[0]} or {CLASS_WORDS[1]}")
 
 
-def _six_decimals(column: str, value: float) -> str:
-    """Six decimals that stay on the value's side of 0.5, so that the file's probability and label never disagree."""
+def _every_digit(column: str, value: float) -> str:
+    """The shortest text that reads back as the value: rounded, a sure network's 0.9999999 and 0.99999999 would tie."""
     if not math.isfinite(value):
         raise ValueError(f"{column} is {value}; a prediction must be a finite number")
-    text = f"{value:.6f}"
-    return "0.500001" if text == "0.500000" and value > 0.5 else text
+    return repr(value)
 
 
 def output_stems(names: Sequence[str]) -> dict[str, str]:

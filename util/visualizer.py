@@ -178,7 +178,11 @@ class Visualizer:
         """
         if not self._shows():
             return
-        diameters = np.array(diameters_px, dtype=np.float64).ravel()
+        try:
+            diameters = np.array(diameters_px, dtype=np.float64).ravel()
+        except Exception as error:  # noqa: BLE001 - the live view must not end a training run
+            self._give_up(error)
+            return
         diameters, epoch = diameters[np.isfinite(diameters)], self._epoch()
         self._show(cells=lambda: self._panes.cell_pane(diameters, epoch))
         if self._events is not None and len(diameters):
