@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from options import describe, parse_options
-from util.errors import run_door
+from util.errors import run_door, visible
 
 if TYPE_CHECKING:
     from models.judges import Panel
@@ -67,10 +67,10 @@ def predict(options: Any, panel: Panel, device: Any) -> int:
         smears = SmearStream(found, panel.load_sizes, options.batchSize, otsu=panel.by_otsu, workers=workers)
         run.judge(smears, str(found.root))
         page = run.write_report(smears, found.facts())
-    print(f"report: {page.resolve()}")
+    print(run.summary(smears), f"report: {page.resolve()}", sep="\n")
     error = skipped_error(smears.skipped, len(run.tally.rows))
     if error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {visible(str(error))}", file=sys.stderr)
     return EXIT_SKIPPED if error else 0
 
 

@@ -397,6 +397,7 @@ class SmearStream:
         self.names = [record.name for record in self.records]
         self.workers = workers or usable_cores()
         self.skipped = list(found.skipped)
+        self._seen: dict[int, list[int]] = {}  # stamps of the images that the network was given last
 
     def batches(self, device: torch.device, positions: Sequence[int] | None = None) -> Iterator[dict[int, Batch]]:
         """Whole images in order, a batch of the same ones by load size; masks are Otsu's.
@@ -427,9 +428,13 @@ class SmearStream:
         """An image as its file holds it, (H, W, 3), and Otsu's mask (H, W) where it stands in, else None.
 
         Raises:
-            UserError: it cannot be read.
+            UserError: it cannot be read, or is not the file any more that was read for the network.
         """
         rgb = read_smear(self.records[position])
+        now = self.stamp(position)
+        if self._seen.pop(position, now) != now:
+            name = self.records[position].name
+            raise UserError(f"{name}: the file was changed while it was judged", remedy="predict again")
         return rgb, otsu_mask(rgb) if self.otsu else None
 
     def stamp(self, position: int) -> list[int]:
@@ -442,10 +447,12 @@ class SmearStream:
 
     def skip(self, position: int, error: UserError) -> None:
         """Note that an image could not be judged."""
+        self._seen.pop(position, None)
         self.skipped.append(Skipped(self.records[position].name, reason_of(error)))
 
     def _entries(self, position: int) -> Entries | UserError:
         """One smear decoded for every load size, or why it cannot be."""
+        self._seen[position] = self.stamp(position)
         try:
             return _entries_of(read_smear(self.records[position]), self.load_sizes)
         except UserError as error:

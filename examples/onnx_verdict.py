@@ -1,30 +1,30 @@
 #!/usr/bin/env python3
-"""Judge smears with an exported network; needs onnxruntime, numpy and pillow only. Research use, not for diagnosis.
-
-    python onnx_verdict.py seg.onnx smear.png [...]
-
-It resizes as the toolkit does and says the same. It does not cover smears larger than the input by crops.
-"""
+"""Judge 8-bit, opaque smears: python onnx_verdict.py seg.onnx smear.png [...]; research use only, not for diagnosis."""
+# Needs onnxruntime, numpy, pillow. Says what the toolkit says, except of smears larger than the input: no crops here.
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
-from PIL import Image
+from PIL import Image, ImageOps
 
 session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
-facts = session.get_modelmeta().custom_metadata_map
-side = int(facts["input_size"])
+facts, smooth = session.get_modelmeta().custom_metadata_map, Image.Resampling.BILINEAR
 if len(session.get_inputs()) > 1:
     sys.exit("this network needs a mask beside the image: see docs/export.md")
-
 for name in sys.argv[2:]:
-    picture = Image.open(name).convert("RGB")
-    small = picture.resize((side, side), Image.Resampling.BILINEAR, reducing_gap=2.0)
-    image = np.asarray(small, np.float32).transpose(2, 0, 1)[None] / 255
-    chances, mask = session.run(["probabilities", "mask_probability"], {"image": image})
-    tiers = ", ".join(f"Tier-{'I' * n} {chances[0, n - 1]:.4f}" for n in range(1, int(facts["open_tiers"]) + 1))
-    verdict = "Anemic" if chances[0, 3] > 0.5 else "Healthy"
-    print(f"{name}: {verdict}, chance of Anemic {chances[0, 3]:.4f} ({tiers}); cells cover {(mask > 0.5).mean():.1%}")
-    drawn = Image.fromarray((mask[0, 0] * 255).round().astype(np.uint8)).resize(picture.size, Image.Resampling.BILINEAR)
-    drawn.point(lambda level: 255 * (level > 127)).save(f"{name.rsplit('.', 1)[0]}_mask.png")
+    try:
+        if (stored := Image.open(name)).mode not in ("RGB", "L", "P") or "transparency" in stored.info:
+            sys.exit(f"{name}: not 8-bit RGB, grey or palette without transparency, but {stored.mode}")
+        whole = ImageOps.exif_transpose(stored).convert("RGB")
+        small = np.asarray(whole.resize((int(facts["input_size"]),) * 2, smooth, reducing_gap=2.0), np.float32) / 255
+        chances, mask = session.run(["probabilities", "mask_probability"], {"image": small.transpose(2, 0, 1)[None]})
+        tiers = ", ".join(f"Tier-{'I' * n} {chances[0, n - 1]:.4f}" for n in range(1, int(facts["open_tiers"]) + 1))
+        verdict = "Anemic" if chances[0, 3] > 0.5 else "Healthy"
+        print(f"{name}: {verdict}, chance of Anemic {chances[0, 3]:.4f} ({tiers})")
+        drawn = Image.fromarray((mask[0, 0] * 255).round().astype(np.uint8)).resize(whole.size, smooth)
+        with Path(f"{Path(name).stem}_predicted_mask.png").open("xb") as file:
+            drawn.point(lambda level: 255 * (level > 127)).save(file, "PNG")
+    except OSError as error:
+        sys.exit(f"{name}: {error}")

@@ -75,7 +75,7 @@ class NetworkJudge:
     def __init__(self, saved: SavedNetwork, name: str, load_size: int, device: torch.device, *, views: int = 1) -> None:
         self.saved, self.name, self.load_size, self.device, self.views = saved, name, load_size, device, views
         self.network = Watched(saved.network.to(device).to(memory_format=torch.channels_last))
-        self.reference = read_reference(saved.path)
+        self.reference = read_reference(saved.path, saved.network)
         self.digest = digest_of(saved.path)
 
     def __call__(self, batch: SmearBatch) -> Said:

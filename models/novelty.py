@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from models.folding import folded
 from models.inference import Prediction, SmearBatch, predict, see_all, see_none
-from models.network import NetworkOutput, ThreeTierDCFNet
+from models.network import TIER_CHANNELS, NetworkOutput, ThreeTierDCFNet
 from models.saved import SavedNetwork, load_network
 from util.arrays import damaged, read_arrays, write_arrays
 from util.runlog import NOVELTY
@@ -375,11 +375,15 @@ def write_reference(path: Path, reference: NoveltyReference) -> None:
     write_arrays(path, **{**arrays, **small, "schema": SCHEMA})
 
 
-def read_reference(weights: Path) -> NoveltyReference | None:
+def read_reference(weights: Path, network: ThreeTierDCFNet | None = None) -> NoveltyReference | None:
     """Read the reference of a weights' file; None where it has none, or one of other weights (of before a training).
 
+    Args:
+        weights: the weights' file.
+        network: with these weights, where the reference is to be used with what it sees.
+
     Raises:
-        UserError: the file is damaged.
+        UserError: the file is damaged, or of features of another width than the network's.
     """
     path = reference_path(weights)
     names = tuple(field.name for field in fields(NoveltyReference))
@@ -391,6 +395,11 @@ def read_reference(weights: Path) -> NoveltyReference | None:
         raise damaged(path, reason, **_CONTENT)
     if str(found["weights"]) != digest_of(weights):
         return None
+    width = len(found["feature_mean"])
+    if network is not None and width != sum(TIER_CHANNELS[: network.open_tiers]):
+        raise damaged(
+            path, f"{width} features, not the network's {sum(TIER_CHANNELS[: network.open_tiers])}", **_CONTENT
+        )
     values: dict[str, Any] = {name: found[name].astype(np.float64) for name in names if name != "weights"}
     return NoveltyReference(
         **{**values, "noise": float(values["noise"]), "images": int(values["images"])}, weights=str(found["weights"])
@@ -412,6 +421,8 @@ def _wrong(found: dict[str, NDArray[Any]]) -> str:
     if any(array.dtype.kind not in "fiu" or not np.isfinite(array).all() for array in numbers):
         return "values that are no finite numbers"
     positive = ("feature_scale", "variances", "noise", "stain_scale", "limits")
+    if found["images"] < 1 or found["images"] != np.floor(found["images"]):
+        return "a number of images that is none"
     low, usual, high = found["focus"].tolist()
     if any((found[name] <= 0).any() for name in positive) or not low < usual < high:
         return "limits or scales that are not above 0"

@@ -206,7 +206,7 @@ class OnnxJudge:
         self.saved, self.name, self.load_size, self.views = saved, name, load_size, views
         self.network = OnnxNetwork(saved)
         self.network.keeps_features = True
-        self.reference = read_reference(saved.path)
+        self.reference = read_reference(saved.path, saved.network)
         self.digest = digest_of(saved.path)
 
     def __call__(self, batch: SmearBatch) -> Said:

@@ -63,7 +63,10 @@ class SmearSource(Protocol):
         """Whole images in order by load size, their index in ``names``; those that cannot be read are left out."""
 
     def pixels(self, position: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
-        """An image as its file holds it, and Otsu's mask where that stands in for the network's."""
+        """An image as its file holds it, and Otsu's mask where that stands in for the network's.
+
+        Raises UserError where it cannot be read, or is not what the network was given.
+        """
 
     def stamp(self, position: int) -> list[int]:
         """What changes when an image's file is replaced."""
@@ -377,6 +380,15 @@ class PredictRun:
             cells = self.stage.gallery.rows()
             counts |= {"cells": sum(row.cells for row in cells), "overlapped": sum(row.overlapped for row in cells)}
         return counts
+
+    def summary(self, smears: SmearSource) -> str:
+        """One line for the shell: how many images were judged, and as what."""
+        counts = self._counts(smears)
+        judged = counts["judged"]
+        told = f"judged: {judged} {'image' if judged == 1 else 'images'}"
+        told += f", {counts['healthy']} Healthy, {counts['anemic']} Anemic"
+        unlike = counts.get("unlike_training")
+        return told if unlike is None else f"{told}; {unlike} unlike the training images"
 
     def _shown_options(self) -> dict[str, Any]:
         """The options, each with its default, so that the page can mark those that differ."""

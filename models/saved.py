@@ -25,6 +25,8 @@ CONTENT: dict[str, type] = {
     "data": dict,
     "starts": dict,
 }
+SIZES = range(64, 4097)  # of a network's input, pixels
+BINARY_RULES = ("auto", "predicted", "otsu")
 
 
 @dataclass(frozen=True)
@@ -75,10 +77,12 @@ def _architecture(path: Path, stored: dict[str, Any]) -> Architecture:
     remedy = "use the version of the toolkit that wrote it, or train again"
     kinds: dict[str, Any] = {"fine_size": int, "dropout": int | float, "binary_stream": bool, "fusion": bool}
     right = all(isinstance(stored.get(key), kind) for key, kind in kinds.items())
+    right = right and type(stored["fine_size"]) is int and stored["fine_size"] in SIZES and 0 <= stored["dropout"] < 1
     if not right or set(stored) != known or stored.get("preset") not in PRESETS:
         raise UserError(
             f"{path} is of another architecture",
-            expected=f"{', '.join(sorted(known))}, with preset out of {', '.join(PRESETS)}",
+            expected=f"{', '.join(sorted(known))}, with preset out of {', '.join(PRESETS)}, "
+            f"fine_size from {SIZES[0]} to {SIZES[-1]} and dropout from 0 to below 1",
             found=str(stored)[:200],
             remedy=remedy,
         )
@@ -91,18 +95,32 @@ def _architecture(path: Path, stored: dict[str, Any]) -> Architecture:
     )
 
 
+def _check_finite(network: ThreeTierDCFNet, path: Path) -> None:
+    bad = [key for key, value in network.state_dict().items() if not value.isfinite().all()]
+    if bad:
+        raise UserError(
+            f"{path}: the network's weights have diverged",
+            expected="finite numbers",
+            found=f"NaN or infinity in {len(bad)} tensors, first {bad[0]}",
+            remedy="use weights of an earlier epoch (--which_epoch), or train again with a lower --lr",
+        )
+
+
 def load_network(path: Path) -> SavedNetwork:
     """Build the network that a checkpoint describes and load its weights.
 
     Raises:
-        UserError: the file is missing, damaged, of another project or of another architecture.
+        UserError: the file is missing, damaged, of another project or architecture, or its weights are not finite.
     """
     content = load_checkpoint(path)
+    content = content if isinstance(content, dict) else {}
     wrong = [
         f"{key} ({'missing' if key not in content else 'not a ' + kind.__name__})"
         for key, kind in CONTENT.items()
         if not isinstance(content.get(key), kind)
     ]
+    if not wrong and content["unpaired_binary"] not in BINARY_RULES:
+        wrong = [f"unpaired_binary (not {', '.join(BINARY_RULES)})"]
     if wrong:
         raise UserError(
             f"{path} holds no network to test",
@@ -112,6 +130,7 @@ def load_network(path: Path) -> SavedNetwork:
         )
     network = ThreeTierDCFNet(_architecture(path, content["architecture"]))
     load_weights(network, content["network"], path)
+    _check_finite(network, path)
     network.open(min(TIERS, max(1, content["open_tiers"])))
     if not content["draws_masks"]:
         network.rest_decoder()

@@ -6,7 +6,7 @@ import argparse
 import difflib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -30,6 +30,7 @@ FROM_RUN = (
 )
 # What a run that goes on has in its state and its recorded split: another value could not take effect.
 BEGUN_WITH = (
+    "seed",
     "preset",
     "fineSize",
     "dropout",
@@ -245,6 +246,17 @@ def _check_continued(options: Options) -> None:
             )
 
 
+def _check_served(named: Mapping[str, Any]) -> None:
+    """Refuse what a page that writes nothing cannot heed."""
+    idle = [f"--{name}" for name in ("dataroot", "continue_predict", "overwrite") if named.get(name)]
+    if idle:
+        raise UserError(
+            f"--serve does not go with {', '.join(idle)}",
+            expected="--serve for a page into which smears are dropped, or --dataroot for a folder of them",
+            remedy=f"leave out --serve, or {', '.join(idle)}",
+        )
+
+
 def parse_options(command: str, argv: Sequence[str], *, prog: str, description: str) -> Options:
     """Parse a command line; what it leaves out comes from an options file (of the run, or named), else is the default.
 
@@ -267,6 +279,8 @@ def parse_options(command: str, argv: Sequence[str], *, prog: str, description: 
     if command == "train" and given.continue_train and named.get("batchSize") == AUTO:
         named.pop("batchSize")  # the run goes on with the number that it was begun with
     values |= reloaded | named
+    if values.get("serve"):
+        _check_served(named)
     if not values["dataroot"] and not values.get("serve") and not values.get("compare"):
         raise UserError(
             "--dataroot is missing",
@@ -348,7 +362,7 @@ def load_options(path: Path, command: str = "train") -> dict[str, Any]:
         stored = dict(content["values"])
     except FileNotFoundError:
         raise UserError(f"no options file at {path}", remedy=remedy) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is not an options file", found=str(error), remedy=remedy) from None
     values = {}
     for name, value in stored.items():

@@ -103,6 +103,14 @@ def test_weights_of_another_architecture_are_refused():
     assert all(word in str(error.value) for word in ("missing fusion_head.bias", "unknown stranger", "3 differences"))
 
 
+def test_weights_of_another_kind_of_number_are_refused():
+    module = torch.nn.Linear(2, 1)
+    weights = {"weight": torch.ones(1, 2, dtype=torch.complex64), "bias": torch.ones(1, dtype=torch.int64)}
+    with pytest.raises(UserError, match="2 differences, first: weight is torch.complex64, expected torch.float32"):
+        load_weights(module, weights, Path("x"))
+    load_weights(module, {"weight": torch.ones(1, 2).double(), "bias": torch.ones(1).half()}, Path("x"))
+
+
 def saved(tmp_path, **changes):
     network = ThreeTierDCFNet(Architecture("small", 96))
     content = {
@@ -158,7 +166,15 @@ def test_what_the_binary_stream_sees_of_a_new_image(tmp_path, rule, ready, all_m
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("options", None), ("epoch", "x"), ("network", 5), ("open_tiers", None), ("tiers_opened", "abc")]
+    ("key", "value"),
+    [
+        ("options", None),
+        ("epoch", "x"),
+        ("network", 5),
+        ("open_tiers", None),
+        ("tiers_opened", "abc"),
+        ("unpaired_binary", "never"),
+    ],
 )
 def test_content_of_the_wrong_kind_is_named(tmp_path, key, value):
     path, _ = saved(tmp_path, **{key: value})
@@ -172,6 +188,11 @@ def test_content_of_the_wrong_kind_is_named(tmp_path, key, value):
         {"preset": "small"},
         {"preset": "huge", "fine_size": 96, "dropout": 0.0},
         {"preset": "small", "fine_size": "x", "dropout": 0.0},
+        Architecture("small", 96).as_dict() | {"fine_size": True},
+        Architecture("small", 96).as_dict() | {"fine_size": 32},
+        Architecture("small", 96).as_dict() | {"fine_size": 10**9},
+        Architecture("small", 96).as_dict() | {"dropout": 1.0},
+        Architecture("small", 96).as_dict() | {"dropout": float("nan")},
     ],
 )
 def test_an_unknown_architecture_is_refused(tmp_path, architecture):
@@ -186,7 +207,24 @@ def test_weights_that_do_not_fit_their_description_are_refused(tmp_path):
         load_network(path)
 
 
-def test_a_training_state_is_no_network(tmp_path):
-    save_checkpoint(tmp_path / "s.safetensors", {"epoch": 1})
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(tmp_path, value):
+    path, network = saved(tmp_path)
+    weights = dict(network.state_dict())
+    weights["fusion_head.bias"] = torch.full_like(weights["fusion_head.bias"], value)
+    path, _ = saved(tmp_path, network=weights)
+    with pytest.raises(UserError, match="weights have diverged\n.*\n.*1 tensors, first fusion_head.bias"):
+        load_network(path)
+
+
+@pytest.mark.parametrize("content", [{"epoch": 1}, [1, 2], 5])
+def test_a_training_state_is_no_network(tmp_path, content):
+    save_checkpoint(tmp_path / "s.safetensors", content)
     with pytest.raises(UserError, match="holds no network to test"):
         load_network(tmp_path / "s.safetensors")
+
+
+def test_a_reference_that_is_no_name_is_damage(tmp_path):
+    save_checkpoint(tmp_path / "s.safetensors", {"a": {"__tensor__": ["b"]}})
+    with pytest.raises(UserError, match="damaged or something else"):
+        load_checkpoint(tmp_path / "s.safetensors")

@@ -388,14 +388,26 @@ def test_the_example_says_what_the_toolkit_says(weights, tmp_path):
     printed = [float(number) for number in re.findall(r"(?:chance of Anemic|Tier-I+) (\d\.\d+)", said)]
     assert printed == pytest.approx([float(chance[3]), *chance[:3].tolist()], abs=1e-3)
     assert said.startswith(f"smear.png: {'Anemic' if chance[3] > 0.5 else 'Healthy'}, ")
-    assert Image.open(tmp_path / "smear_mask.png").size == (140, 150)
+    assert Image.open(tmp_path / "smear_predicted_mask.png").size == (140, 150)
+
+
+def test_the_example_replaces_no_file_and_says_in_a_line_what_it_cannot_take(weights, tmp_path):
+    Image.new("L", (90, 70), 200).save(tmp_path / "grey.png")
+    Image.new("RGBA", (90, 70)).save(tmp_path / "clear.png")
+    (tmp_path / "grey_predicted_mask.png").write_bytes(b"mine")
+    for name, words in (("grey.png", "File exists"), ("clear.png", "RGBA"), ("gone.png", "No such file")):
+        line = [sys.executable, str(EXAMPLE), str(weights.with_suffix(".onnx")), name]
+        done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 1 and words in done.stderr and done.stderr.startswith(f"{name}: ")
+        assert len(done.stderr.splitlines()) == 1
+    assert (tmp_path / "grey_predicted_mask.png").read_bytes() == b"mine"
 
 
 def test_the_example_is_short_and_stands_alone():
     tree = ast.parse(EXAMPLE.read_text(encoding="utf-8"))
     imports = {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
     imports |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert imports == {"sys", "numpy", "onnxruntime", "PIL"}
+    assert imports == {"sys", "pathlib", "numpy", "onnxruntime", "PIL"}
     assert len(EXAMPLE.read_text(encoding="utf-8").splitlines()) <= 30
 
 

@@ -163,15 +163,38 @@ def test_unlabelled_images_teach_nothing_and_too_few_leave_no_file(weights):
     assert not reference_path(weights).exists() and read_reference(weights) is None
 
 
-def test_a_reference_of_other_weights_is_not_used_and_a_damaged_one_is_an_error(weights):
+def test_a_reference_of_other_weights_is_not_used_and_a_damaged_one_is_an_error(weights, monkeypatch):
     made = learned(weights)
     novelty.write_reference(reference_path(weights), replace(made, weights="0" * 64))
     assert read_reference(weights) is None
-    broken = {"limits": np.array([1.0, 0.0])}, {"stain_mean": np.zeros(3)}, {"focus": np.array([1.0, np.nan, 2.0])}
+    novelty.write_reference(
+        reference_path(weights),
+        narrow := replace(
+            made,
+            feature_mean=made.feature_mean[:9],
+            feature_scale=made.feature_scale[:9],
+            components=made.components[:, :9],
+        ),
+    )
+    assert read_reference(weights).feature_mean.shape == narrow.feature_mean.shape
+    with pytest.raises(UserError, match="9 features, not the network's 448"):
+        NetworkJudge(load_network(weights), "SEG", 64, torch.device("cpu"))
+    broken = (
+        {"images": 0},
+        {"images": 1.5},
+        {"stains": np.zeros((0, 9))},
+        {"limits": np.array([1.0, 0.0])},
+        {"stain_mean": np.zeros(3)},
+        {"focus": np.array([1.0, np.nan, 2.0])},
+    )
     for wrong in broken:
         novelty.write_reference(reference_path(weights), replace(made, **wrong))
         with pytest.raises(UserError, match="not the novelty reference of a run"):
             read_reference(weights)
+    novelty.write_reference(reference_path(weights), made)
+    monkeypatch.setattr("util.arrays.MOST_BYTES", 1000)
+    with pytest.raises(UserError, match="not the novelty reference of a run\n.*\n.*unpacked, more than 1000"):
+        read_reference(weights)
     reference_path(weights).write_bytes(b"PK")
     with pytest.raises(UserError, match="not the novelty reference of a run"):
         read_reference(weights)

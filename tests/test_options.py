@@ -237,6 +237,19 @@ def test_what_is_no_options_file_is_refused(tmp_path):
         load_options(tmp_path / "x.json")
 
 
+def test_an_options_file_without_a_bottom_is_refused(tmp_path):
+    (tmp_path / "x.json").write_text("[" * 200_000)
+    with pytest.raises(UserError, match="is not an options file"):
+        load_options(tmp_path / "x.json")
+
+
+@pytest.mark.parametrize("other", ["--dataroot d", "--continue_predict", "--overwrite"])
+def test_a_page_takes_no_folder(other):
+    assert parse("--serve", "predict").serve
+    with pytest.raises(UserError, match=f"--serve does not go with {other.split()[0]}"):
+        parse(f"--serve {other}", "predict")
+
+
 def test_the_data_command():
     given = parse_data_command(shlex.split("tile a 'b c' --rows 3"), prog="p", description="")
     assert (given.action, str(given.source), str(given.out), given.columns) == ("tile", "a", "b c", 4)

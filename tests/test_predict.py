@@ -429,6 +429,26 @@ def test_an_image_that_goes_between_verdict_and_mask_is_skipped(runs, some, tmp_
     assert [row["image"] for row in rows] == ["field 0.png", "field 2.png", "field 3.png"]
 
 
+def test_an_image_that_is_replaced_between_verdict_and_mask_is_skipped(runs, some, tmp_path, monkeypatch, capsys):
+    before = SmearStream.pixels
+
+    def replaced(self, position):
+        if position == 1:
+            put(some / "field 1.png", 40)
+        return before(self, position)
+
+    monkeypatch.setattr(SmearStream, "pixels", replaced)
+    line = f"--dataroot some --name SEG --gpu_ids -1 --checkpoints_dir {runs} --cells no"
+    assert call("predict", line, monkeypatch, tmp_path) == 1
+    told = capsys.readouterr()
+    assert "field 1.png: the file was changed while it was judged" in told.err
+    rows = rows_of(tmp_path / "results" / "SEG" / "predict_latest" / "predictions.csv")
+    assert [row["image"] for row in rows] == ["field 0.png", "field 2.png", "field 3.png"]
+    anemic = sum(row["label_pred"] == "Anemic" for row in rows)
+    assert f"\njudged: 3 images, {3 - anemic} Healthy, {anemic} Anemic" in told.out
+    assert told.out.splitlines()[-1].startswith("report: ")
+
+
 def test_when_nothing_can_be_read_it_says_so_and_ends_with_one(runs, tmp_path, monkeypatch, capsys):
     (tmp_path / "broken.png").write_bytes(b"no image")
     line = f"--dataroot broken.png --name SEG --gpu_ids -1 --checkpoints_dir {runs} --cells no"

@@ -7,9 +7,14 @@ import http.client
 import io
 import json
 import shutil
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
+import urllib.request
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -207,7 +212,7 @@ def test_errors_are_words_without_details(running, capfd):
     assert server.send(b"bad")[0] == 422, "it goes on"
 
 
-def test_several_users_wait_in_line_while_the_page_answers(running, monkeypatch):
+def test_several_users_wait_in_line_while_the_page_answers(running, monkeypatch, capfd):
     monkeypatch.setattr(serve, "MOST_WAITING", 3)
     free, order = threading.Event(), []
 
@@ -225,6 +230,7 @@ def test_several_users_wait_in_line_while_the_page_answers(running, monkeypatch)
     assert json.loads(server.ask("GET", "/waiting")[2]) == {"waiting": 3}
     assert server.ask("GET", "/")[0] == 200
     assert server.send(b"d")[0] == 503
+    assert not capfd.readouterr().err, "no line for what is refused"
     free.set()
     for user in users:
         user.join(10)
@@ -263,6 +269,29 @@ def until(true):
     while not true():
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+def test_an_interrupt_ends_it_at_once_while_an_image_is_judged():
+    code = "import time; from util.serve import serve_page\nserve_page(lambda content: time.sleep(60), {!r}, port=0)"
+    line = [sys.executable, "-c", code.format(FACTS)]
+    root = Path(serve.__file__).resolve().parent.parent
+    with subprocess.Popen(line, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as page:
+        try:
+            port = int(page.stdout.readline().split("/")[2].split(":")[1])
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as user:
+                head = f"POST /judge HTTP/1.1\r\nHost: localhost\r\nContent-Type: {UPLOAD_TYPE}\r\n"
+                user.sendall(f"{head}Content-Length: 1\r\n\r\nx".encode())
+                until(lambda: waiting_at(port))
+                page.send_signal(signal.SIGINT)
+                told = page.communicate(timeout=10)
+        finally:
+            page.kill()
+    assert told == ("closed\n", "") and page.returncode == 0
+
+
+def waiting_at(port):
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/waiting", timeout=10) as reply:
+        return json.load(reply)["waiting"]
 
 
 def test_a_port_that_is_taken_is_one_error(running):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from util.errors import UserError
 from util.files import atomic_write
 
 Arrays = dict[str, npt.NDArray[np.generic]]
+MOST_BYTES = 512_000_000  # unpacked; fingerprints of 100,000 images are below it
+_WHILE_UNPACKING = (RuntimeError, MemoryError, NotImplementedError, zlib.error)
 
 
 def write_arrays(path: Path, **arrays: npt.ArrayLike) -> None:
@@ -41,15 +44,24 @@ def read_arrays(path: Path, names: tuple[str, ...], *, what: str, without: str) 
         The arrays by name, or None where there is no file.
 
     Raises:
-        UserError: the file is damaged, or holds objects.
+        UserError: the file is damaged, holds objects, or is too large to be such a file.
     """
     if not path.is_file():
         return None
     try:
+        _check_small(path)
         with np.load(path, allow_pickle=False) as stored:
             return {name: stored[name] for name in names}
-    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, *_WHILE_UNPACKING) as error:
         raise damaged(path, str(error), what=what, without=without) from error
+
+
+def _check_small(path: Path) -> None:
+    """Raise ValueError where an archive would unpack to more than any such file holds."""
+    with zipfile.ZipFile(path) as archive:
+        size = sum(member.file_size for member in archive.infolist())
+    if size > MOST_BYTES:
+        raise ValueError(f"{size} bytes unpacked, more than {MOST_BYTES}")
 
 
 def damaged(path: Path, found: str, *, what: str, without: str) -> UserError:

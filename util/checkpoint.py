@@ -132,7 +132,7 @@ def load_checkpoint(path: Path) -> Any:
         if "sha256" in metadata and metadata["sha256"] != content_digest(metadata["content"], tensors):
             raise ValueError("its content is not what its checksum says")
         return unflatten(json.loads(metadata["content"]), tensors)
-    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         found = _PICKLE if _looks_pickled(path) else f"a file that is damaged or something else ({error})"
         raise UserError(f"{path} cannot be read", expected=expected, found=found, remedy=remedy) from None
 
@@ -157,8 +157,13 @@ def _check_version(path: Path, metadata: Mapping[str, str]) -> None:
         )
 
 
+def _kind(tensor: Tensor) -> tuple[bool, bool]:
+    """What a copy into another type would lose silently."""
+    return tensor.is_floating_point(), tensor.is_complex()
+
+
 def load_weights(module: torch.nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
-    """Copy weights into a module, refusing any that are missing, superfluous or of another shape.
+    """Copy weights into a module, refusing any that are missing, superfluous, of another shape or kind of number.
 
     Raises:
         UserError: naming the first differences, as for a checkpoint of another architecture.
@@ -171,6 +176,11 @@ def load_weights(module: torch.nn.Module, weights: Mapping[str, Tensor], source:
         f"{key} is {tuple(weights[key].shape)}, expected {tuple(own[key].shape)}"
         for key in own
         if key in weights and weights[key].shape != own[key].shape
+    ]
+    wrong += [
+        f"{key} is {weights[key].dtype}, expected {own[key].dtype}"
+        for key in own
+        if key in weights and _kind(weights[key]) != _kind(own[key])
     ]
     if wrong:
         raise UserError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import TextIO
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141  # what a shell reports of a programme that SIGPIPE ended
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 
 
 class UserError(Exception):
@@ -32,6 +34,11 @@ class UserError(Exception):
         super().__init__("\n".join(parts))
 
 
+def visible(text: str) -> str:
+    r"""A text whose control characters cannot reach a terminal: each is written as ``\x1b``; line ends stay."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found.group()):02x}", text)
+
+
 def run_door(main: Callable[[], int | None]) -> None:
     """Run a command's ``main`` and leave with its exit status; user errors become one message on stderr.
 
@@ -46,7 +53,7 @@ def run_door(main: Callable[[], int | None]) -> None:
             raise
         sys.exit(EXIT_BROKEN_PIPE)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {visible(str(error))}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)

@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -48,6 +49,7 @@ class Queue:
     def __init__(self, judge: JudgeUpload) -> None:
         self._judge = judge
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="judge")
+        self.busy = False  # judging one right now
         self.uploads = 0  # being received, waiting or being judged
         self.waiting = 0  # waiting or being judged
 
@@ -56,9 +58,16 @@ class Queue:
         self.waiting += 1
         try:
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._pool, lambda: {} if gone() else self._judge(content))
+            return await loop.run_in_executor(self._pool, lambda: {} if gone() else self._judge_one(content))
         finally:
             self.waiting -= 1
+
+    def _judge_one(self, content: bytes) -> Answer:
+        self.busy = True
+        try:
+            return self._judge(content)
+        finally:
+            self.busy = False
 
     def close(self) -> None:
         """Take no more; what is being judged is not waited for."""
@@ -76,9 +85,9 @@ def serve_page(judge: JudgeUpload, facts: Answer, *, port: int) -> None:
     Raises:
         UserError: the port is taken.
     """
+    queue = Queue(judge)
 
     async def run() -> None:
-        queue = Queue(judge)
         server, taken = open_server(queue, facts, port)
         print(f"page: http://{ADDRESS}:{taken}/ (this machine only; Ctrl+C ends it)", flush=True)
         try:
@@ -90,6 +99,9 @@ def serve_page(judge: JudgeUpload, facts: Answer, *, port: int) -> None:
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(run())
     print("closed", flush=True)
+    if queue.busy:  # Python would wait for the thread; nothing is written that could be left half done
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def open_server(queue: Queue, facts: Answer, port: int) -> tuple[HTTPServer, int]:
@@ -113,7 +125,7 @@ def open_server(queue: Queue, facts: Answer, port: int) -> tuple[HTTPServer, int
             found=error.strerror or str(error),
             remedy="choose another --port, or 0 for any",
         ) from None
-    logging.getLogger("tornado.access").setLevel(logging.ERROR)
+    logging.getLogger("tornado.access").setLevel(logging.CRITICAL)  # answers of 5xx are logged as errors
     server = HTTPServer(
         application(queue, facts), max_body_size=MOST_BYTES, body_timeout=BODY_SECONDS, max_header_size=16_384
     )
@@ -199,6 +211,8 @@ def application(queue: Queue, facts: Answer) -> Application:
         async def post(self) -> None:
             try:
                 answer = await queue.judged(bytes(self.content), lambda: self.gone)
+            except asyncio.CancelledError:  # the page is being closed: there is nobody to tell
+                self.gone = True
             except UserError as error:
                 self.refuse(422, error.what, expected=error.expected, found=error.found, remedy=error.remedy)
             except Exception as error:  # noqa: BLE001 - whatever it is, the page goes on and says no more than this
