@@ -116,13 +116,18 @@ class TrainingSession:
         best = self.folder.weights(BEST)
         if not best.is_file():
             return
-        epoch = load_checkpoint(best).get("epoch")
+        anew = "it is written anew by the first epoch that validation likes better than all before"
+        try:
+            epoch = dict(load_checkpoint(best)).get("epoch")
+        except (
+            UserError,
+            TypeError,
+            ValueError,
+        ) as error:  # the run needs it no more than a test that is not asked for
+            print(f"warning: {error}\nwarning: {anew}", file=sys.stderr)
+            return
         if epoch != self.best["epoch"]:
-            print(
-                f"warning: {best} is of epoch {epoch}, which was not saved otherwise; it is written anew by the first "
-                "epoch that validation likes better than all before",
-                file=sys.stderr,
-            )
+            print(f"warning: {best} is of epoch {epoch}, which was not saved otherwise; {anew}", file=sys.stderr)
 
     def _last_good_state(self) -> tuple[Path, Mapping[str, Any]]:
         """The newest state that can be read."""

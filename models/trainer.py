@@ -500,10 +500,11 @@ class Trainer:
 
     def _train_discriminator(self, rgb: Tensor, true: Tensor, generated: Tensor, share: Tensor | float) -> Tensor:
         self.optimizer_discriminator.zero_grad(set_to_none=True)
-        loss = torch.zeros((), device=self.device)
         if len(rgb) > 0:
             loss = self._discriminator_loss(rgb, true, generated)
-            self.mixed_discriminator.backward(loss * (share / self.ranks.world))
+        else:  # of several processes another one has masks: this one's gradients are zero, but it has them
+            loss = 0.0 * torch.stack([parameter.sum() for parameter in self.discriminator.parameters()]).sum()
+        self.mixed_discriminator.backward(loss * (share / self.ranks.world))
         self.ranks.add_gradients(self.discriminator)
         self.mixed_discriminator.step(self.optimizer_discriminator)
         return loss.detach()

@@ -213,7 +213,7 @@ def test_errors_are_words_without_details(running, capfd):
 
 
 def test_several_users_wait_in_line_while_the_page_answers(running, monkeypatch, capfd):
-    monkeypatch.setattr(serve, "MOST_WAITING", 3)
+    monkeypatch.setattr("util.serve_handlers.MOST_WAITING", 3)
     free, order = threading.Event(), []
 
     def judge(content):

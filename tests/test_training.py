@@ -478,6 +478,14 @@ def test_a_run_that_its_gate_stopped_stays_stopped_unless_it_is_given_more_epoch
     assert next(more.epochs()) == 2
 
 
+def test_damaged_best_weights_are_told_and_stop_no_run(tmp_path, capsys):
+    run(session(tmp_path), stop_after=1)
+    again = session(tmp_path)
+    again.folder.weights("best").write_bytes(b"damaged")
+    again.resume()
+    assert again.done == 1 and "best_net_3TDCFNet.safetensors cannot be read" in capsys.readouterr().err
+
+
 def test_a_kill_while_logs_are_cut_loses_no_gate(tmp_path, monkeypatch):
     one = session(tmp_path)
     run(one, stop_after=2)

@@ -10,11 +10,9 @@ import asyncio
 import base64
 import contextlib
 import hashlib
-import json
 import logging
 import os
 import sys
-import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,7 +23,6 @@ from util.report import printable
 
 if TYPE_CHECKING:
     from tornado.httpserver import HTTPServer
-    from tornado.web import Application
 
 ADDRESS = "127.0.0.1"
 HOSTS = frozenset({ADDRESS, "localhost"})
@@ -116,6 +113,8 @@ def open_server(queue: Queue, facts: Answer, port: int) -> tuple[HTTPServer, int
     from tornado.httpserver import HTTPServer
     from tornado.netutil import bind_sockets
 
+    from util.serve_handlers import application
+
     try:
         sockets = bind_sockets(port, ADDRESS)
     except OSError as error:
@@ -131,115 +130,6 @@ def open_server(queue: Queue, facts: Answer, port: int) -> tuple[HTTPServer, int
     )
     server.add_sockets(sockets)
     return server, sockets[0].getsockname()[1]
-
-
-def application(queue: Queue, facts: Answer) -> Application:
-    """The page, its uploads, and how many are waiting."""
-    from tornado import web
-
-    page, policy = page_of(facts)
-
-    class Handler(web.RequestHandler):
-        """What every answer has in common: only this host is answered, nothing is stored, no detail leaks."""
-
-        def set_default_headers(self) -> None:
-            self.set_header("Server", "3TDCFNet")
-            self.set_header("Content-Security-Policy", policy)
-            self.set_header("X-Content-Type-Options", "nosniff")
-            self.set_header("X-Frame-Options", "DENY")
-            self.set_header("Referrer-Policy", "no-referrer")
-            self.set_header("Cross-Origin-Opener-Policy", "same-origin")
-            self.set_header("Cross-Origin-Resource-Policy", "same-origin")
-            self.set_header("Cache-Control", "no-store")
-
-        def prepare(self) -> None:
-            if not is_own_host(self.request.headers.get("Host", "")):
-                self.refuse(421, "this page answers to 127.0.0.1 and localhost only")
-
-        def refuse(self, status: int, what: str, **more: str) -> None:
-            """Answer with an error in words."""
-            self.set_status(status)
-            self.finish({"error": printable(what), **{key: printable(text) for key, text in more.items() if text}})
-
-        def write_error(self, status_code: int, **_: Any) -> None:
-            self.finish({"error": f"the page cannot do this ({status_code})"})
-
-        def log_exception(self, *error: Any) -> None:
-            if not isinstance(error[1], web.HTTPError):
-                traceback.print_exception(error[1], file=sys.stderr)
-
-    class Page(Handler):
-        def get(self) -> None:
-            self.set_header("Content-Type", "text/html; charset=utf-8")
-            self.finish(page)
-
-    class Waiting(Handler):
-        def get(self) -> None:
-            self.finish({"waiting": queue.waiting})
-
-    class Missing(Handler):
-        def prepare(self) -> None:
-            super().prepare()
-            if not self._finished:
-                self.refuse(404, "there is nothing at this address")
-
-    @web.stream_request_body
-    class Upload(Handler):
-        """An image in, what is said of it out."""
-
-        def initialize(self) -> None:
-            self.content, self.counted, self.gone = bytearray(), False, False
-
-        def prepare(self) -> None:
-            super().prepare()
-            if self._finished:
-                return
-            refused = refusal(self.request.method or "", self.request.headers)
-            if refused:
-                self.refuse(*refused)
-            elif queue.uploads >= MOST_WAITING:
-                self.set_header("Retry-After", "2")
-                self.refuse(503, "too many images are waiting", remedy="try again in a moment")
-            else:
-                queue.uploads += 1
-                self.counted = True
-
-        def data_received(self, chunk: bytes) -> None:
-            if not self._finished:
-                self.content += chunk
-
-        async def post(self) -> None:
-            try:
-                answer = await queue.judged(bytes(self.content), lambda: self.gone)
-            except asyncio.CancelledError:  # the page is being closed: there is nobody to tell
-                self.gone = True
-            except UserError as error:
-                self.refuse(422, error.what, expected=error.expected, found=error.found, remedy=error.remedy)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the page goes on and says no more than this
-                traceback.print_exception(error, file=sys.stderr)
-                self.refuse(500, "the image could not be judged: an error in the programme, see its terminal")
-            else:
-                self.finish(json.dumps(answer, allow_nan=False))
-
-        def finish(self, chunk: Any = None) -> Any:
-            if isinstance(chunk, str):
-                self.set_header("Content-Type", "application/json; charset=UTF-8")
-            return None if self.gone else super().finish(chunk)
-
-        def on_connection_close(self) -> None:
-            self.gone = True
-            self._release()
-
-        def on_finish(self) -> None:
-            self._release()
-
-        def _release(self) -> None:
-            self.content = bytearray()
-            queue.uploads -= self.counted
-            self.counted = False
-
-    routes: list[Any] = [("/", Page), ("/judge", Upload), ("/waiting", Waiting)]
-    return web.Application(routes, default_handler_class=Missing)
 
 
 def is_own_host(host: str) -> bool:
