@@ -71,9 +71,8 @@ class EntryOfPreviousTier(nn.Module):
         projected = self.project(previous)
         if size is not None and projected.shape[-2:] != size:
             projected = functional.interpolate(projected, size=size, mode="bilinear", align_corners=False)
-        return features + functional.interpolate(
-            projected, size=features.shape[-2:], mode="bilinear", align_corners=False
-        )
+        resized = functional.interpolate(projected, size=features.shape[-2:], mode="bilinear", align_corners=False)
+        return resized.add_(features)  # in place: no gradient asks for what was resized
 
 
 def _halve(transition: Any, x: Tensor) -> Tensor:
@@ -231,5 +230,5 @@ class PyramidMerge(nn.Module):
         merged = self.laterals[-1](pyramid[-1])
         for lateral, finer in zip(list(self.laterals)[-2::-1], list(pyramid)[-2::-1], strict=True):
             up = functional.interpolate(merged, size=finer.shape[-2:], mode="bilinear", align_corners=False)
-            merged = lateral(finer) + up
+            merged = up.add_(lateral(finer))  # in place: no gradient asks for what was resized
         return merged

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from models.backbones import DenseNetPyramid, EfficientNetPyramid, PyramidMerge
 from models.network import ThreeTierDCFNet
@@ -37,6 +38,10 @@ def folded(network: ThreeTierDCFNet) -> ThreeTierDCFNet:
                     fold(module)
             if hasattr(module, "conv_dw"):
                 _fold_named(module, INVERTED if hasattr(module, "conv_pwl") else SEPARABLE)
+        for module in list(quick.modules()):
+            for name, child in list(module.named_children()):
+                if isinstance(child, nn.Conv2d) and HalvingConvolution.can_stand_for(child):
+                    setattr(module, name, HalvingConvolution(child))
     return quick
 
 
@@ -130,6 +135,52 @@ class Clamp(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Clamp features (B, C, h, w), channel by channel."""
         return torch.clamp(features, self.low.to(features.dtype), self.high.to(features.dtype))
+
+
+class HalvingConvolution(nn.Module):
+    """A convolution of stride 2 with TensorFlow's "same" padding that pads no copy of the features.
+
+    That padding is one pixel more after than before where a side is even. A kernel with a row and a column of zeros in
+    front, padded alike on both sides, gives the same sums; timm copies the features into a larger, zeroed map, which
+    takes longer than a depthwise convolution itself.
+
+    Args:
+        convolution: with an odd kernel, as :meth:`can_stand_for` says.
+    """
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.bias, self.groups = convolution.bias, convolution.groups
+        height, width = convolution.weight.shape[-2:]
+        self.padding = (height // 2, width // 2)
+        last = convolution.weight.is_contiguous(memory_format=torch.channels_last)
+        layout = torch.channels_last if last else torch.contiguous_format
+        for even_height in (0, 1):
+            for even_width in (0, 1):
+                weight = functional.pad(convolution.weight, (even_width, 0, even_height, 0))
+                self.register_buffer(f"weight{even_height}{even_width}", weight.contiguous(memory_format=layout))
+
+    @staticmethod
+    def can_stand_for(module: nn.Conv2d) -> bool:
+        """Whether a module is such a convolution, of timm's class, on a CPU.
+
+        A GPU has quick kernels for the odd sides that depthwise convolutions usually have, and copies faster.
+        """
+        from timm.layers import Conv2dSame
+
+        return (
+            isinstance(module, Conv2dSame)
+            and module.weight.device.type == "cpu"
+            and tuple(module.stride) == (2, 2)
+            and tuple(module.dilation) == (1, 1)
+            and all(side % 2 for side in module.kernel_size)
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map features (B, C, H, W) to (B, D, H/2, W/2), halves rounded up."""
+        height, width = features.shape[-2:]
+        weight = self.get_buffer(f"weight{1 - height % 2}{1 - width % 2}")
+        return functional.conv2d(features, weight, self.bias, 2, self.padding, 1, self.groups)
 
 
 class FoldedDenseLayer(nn.Module):

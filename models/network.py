@@ -140,7 +140,7 @@ class Tier(nn.Module):
         """Fuse the RGB stream's features with the binary stream's view of the folded mask (B, 4, H/2, W/2)."""
         merged = self.merge_rgb(pyramid, self.size)
         if self.binary is not None:
-            merged = merged + self._outlines(self.binary(binary), merged)
+            merged = self._outlines(self.binary(binary), merged).add_(merged)
         fused = self.smooth(merged)
         pooled = fused.mean(dim=(2, 3))
         features = torch.cat([pyramid[-1].mean(dim=(2, 3)), pooled], dim=1)

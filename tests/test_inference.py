@@ -8,9 +8,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from timm.layers import create_conv2d
 
 from models import inference
-from models.folding import folded
+from models.folding import HalvingConvolution, folded
 from models.inference import predict, see_all
 from models.network import Architecture, ThreeTierDCFNet
 
@@ -133,8 +134,25 @@ def test_a_folded_network_says_the_same(preset, parts):
     torch.testing.assert_close(found.voices, expected.voices, atol=1e-4 * scale, rtol=1e-4)
     torch.testing.assert_close(found.mask_logit, expected.mask_logit, atol=1e-4, rtol=1e-4)
     kinds = [type(module).__name__ for module in quick.modules()]
+    assert "HalvingConvolution" in kinds and "Conv2dSame" not in kinds
     assert sum("BatchNorm" in kind for kind in kinds) <= 2  # what DenseNet ends with goes to several places
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("sides", [(8, 8), (9, 9), (8, 11), (7, 10)])
+def test_a_halving_convolution_pads_as_tensorflow_does(kernel, sides):
+    slow = create_conv2d(4, 4, kernel, stride=2, padding="same", depthwise=True, bias=True)
+    assert HalvingConvolution.can_stand_for(slow)
+    features = torch.rand(2, 4, *sides)
+    with torch.no_grad():
+        torch.testing.assert_close(HalvingConvolution(slow)(features), slow(features), atol=1e-6, rtol=1e-5)
+
+
+def test_what_a_halving_convolution_cannot_stand_for():
+    for options in ({"stride": 1}, {"stride": 2, "padding": 1}, {"stride": 2, "padding": "same", "dilation": 2}):
+        assert not HalvingConvolution.can_stand_for(create_conv2d(4, 4, 3, **{"padding": "same", **options}))
+    assert not HalvingConvolution.can_stand_for(create_conv2d(4, 4, 4, stride=2, padding="same"))
 
 
 def test_much_is_judged_by_a_folded_copy_and_little_by_the_network_itself(monkeypatch):
