@@ -21,30 +21,26 @@ def doctor(given: Namespace) -> int:
     """Say what is wrong with a data root; the exit status is 1 where an error was found."""
     from data import commands
 
+    drop_near = given.near_duplicates == "drop"
+    outputs = commands.DoctorOutputs(given.json, given.html, given.fix, drop_near, given.overwrite)
     return commands.doctor(
         given.dataroot,
+        outputs,
         image_root=given.image_root,
-        json_path=given.json,
-        html_path=given.html,
-        fix_path=given.fix,
-        near_duplicates=given.near_duplicates,
+        workers=given.workers,
         split_by=given.split_by,
         block_size=given.block_size,
         folds=given.folds,
         seed=given.seed,
-        workers=given.workers,
-        overwrite=given.overwrite,
     )
 
 
 def split(given: Namespace) -> None:
     """Write a split file, or one for each fold, and say what stands where."""
-    from data import commands
+    from data.commands import write_splits
+    from data.run_split import SplitPlan
 
-    commands.write_splits(
-        given.dataroot,
-        given.out,
-        image_root=given.image_root,
+    plan = SplitPlan(
         fractions=(1 - given.val_fraction - given.test_fraction, given.val_fraction, given.test_fraction),
         seed=given.seed,
         drop_duplicates=given.duplicates == "drop",
@@ -53,8 +49,8 @@ def split(given: Namespace) -> None:
         folds=given.folds,
         fold=given.fold,
         split_from=given.split_from,
-        overwrite=given.overwrite,
     )
+    write_splits(given.dataroot, given.out, plan, image_root=given.image_root, overwrite=given.overwrite)
 
 
 def synthesize(given: Namespace) -> None:

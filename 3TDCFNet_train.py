@@ -35,9 +35,17 @@ def prepare(options: Options, device: Any, ranks: Any) -> tuple[Any, Any]:
     check_cells(options, device)
     with ranks.first_before_others():
         data = load_training_data(options, device, folder.split, ranks, batch_chooser(options, device, ranks))
-    masks = {"any_masks": data.any_masks, "all_masks": data.all_masks}
-    counts = {"samples": len(data.smears), "class_counts": data.class_counts}
-    session = build_session(options, device, folder, data.facts, **masks, **counts, ranks=ranks)
+    session = build_session(
+        options,
+        device,
+        folder,
+        data.facts,
+        samples=len(data.smears),
+        any_masks=data.any_masks,
+        all_masks=data.all_masks,
+        class_counts=data.class_counts,
+        ranks=ranks,
+    )
     if options.continue_train:
         session.resume()
     else:
@@ -93,7 +101,8 @@ def learn_from_the_end(options: Options, data: Any, session: Any, device: Any) -
     learn_severity_of_run(options, data, session.folder, device)
     for weights in map(session.folder.weights, (LATEST, BEST)):
         if weights.is_file():
-            learn(weights, *data.whole(device), device)
+            batches, groups = data.whole(device)
+            learn(weights, batches, groups, device)
 
 
 def train(options: Options, device: Any, ranks: Any) -> int:
@@ -109,7 +118,7 @@ def train(options: Options, device: Any, ranks: Any) -> int:
             run_epochs(options, data, session, view)
         except StopAsked:
             print(session.how_to_go_on(), flush=True)
-            return session.stop.exit_status
+            return int(session.stop.exit_status)
         finally:
             view.close()
     if not session.finish(time.perf_counter() - begun):

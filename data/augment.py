@@ -162,12 +162,6 @@ class Augmentation:
         return math.ceil(3.0 * self.sigma[1]) if self.blur > 0 else 0
 
 
-def identity_parameters(n: int) -> dict[str, np.ndarray]:
-    """Parameters of ``n`` samples that change nothing but cut the centre; the form of ``sample_parameters``."""
-    never = Augmentation(rotate=0, flip_x=0, flip_y=0, scale=0, crop=0, stain=0, light=0, blur=0, noise=0, grey=0)
-    return never.sample_parameters(n, 0, 0)
-
-
 def centre_offset(load_size: int, crop_size: int) -> int:
     """First row (and column) of the centre crop; where the margin is odd, the larger part lies before it."""
     return (load_size - crop_size + 1) // 2

@@ -52,9 +52,8 @@ except ImportError:  # Windows: no locks; the last of two builders wins, with eq
 
 CACHE_GB = 20.0  # of packs in a folder: about 55,000 smears at 300 x 300
 _MAGIC = b"DCFPACK1"
-_HEADER = struct.Struct(
-    "<8s4I"
-)  # magic, load size, entries, fingerprint bytes, checksum of these numbers and the table
+# Magic, load size, entries, fingerprint bytes, checksum of these numbers and the table.
+_HEADER = struct.Struct("<8s4I")
 _PAGE = 4096
 _SUFFIX = ".smears"
 _PACK_NAME = re.compile(r"\d+-[0-9a-f]{8}-[0-9a-f]{32}\.smears")
@@ -205,7 +204,7 @@ class _Pack:
 
     def is_sound(self, row: int) -> bool:
         """Whether an entry's bytes are those that were written."""
-        return zlib.crc32(self.entries[row]) == self.table["checksum"][row]
+        return zlib.crc32(self.entries[row]) == int(self.table["checksum"][row])
 
 
 def _data_offset(recipe: _Recipe, count: int) -> int:

@@ -5,9 +5,7 @@ A network that does no better than this may have learned the stain of two labora
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -15,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data.images import read_smear
-from data.records import CLASS_NAMES, SmearRecord
+from data.records import CLASS_NAMES
+from util.cores import usable_cores
 from util.errors import UserError
 from util.metrics import classification_metrics
 
@@ -121,33 +119,6 @@ def _moments(weights: Floats, scale: Floats) -> tuple[Floats, Floats, Floats]:
     return mean, deviation, np.divide(third, deviation**3, out=np.zeros_like(mean), where=deviation > 1e-6)
 
 
-def colour_features(
-    records: Sequence[SmearRecord], *, workers: int | None = None, progress: bool = True
-) -> npt.NDArray[np.float32]:
-    """Read the images of records and describe their colours.
-
-    Args:
-        records: the images.
-        workers: threads that decode.
-        progress: whether a bar is drawn on stderr.
-
-    Returns:
-        float32 (N, F), see ``colour_statistics``.
-
-    Raises:
-        UserError: an image cannot be read.
-    """
-    from tqdm import tqdm
-
-    features = np.empty((len(records), len(feature_names())), np.float32)
-    with ThreadPoolExecutor(workers or min(16, os.cpu_count() or 1)) as pool:
-        described = pool.map(lambda record: colour_statistics(read_smear(record)), records)
-        bar = tqdm(described, total=len(records), desc="colours", unit="image", disable=not progress)
-        for index, row in enumerate(bar):
-            features[index] = row
-    return features
-
-
 class ColourBaseline:
     """A random forest (Breiman, 2001) on colour statistics; the same data and seed give the same forest.
 
@@ -158,7 +129,7 @@ class ColourBaseline:
     """
 
     def __init__(self, *, seed: int = 0, trees: int = 300, jobs: int | None = None) -> None:
-        self.seed, self.trees, self.jobs = seed, trees, jobs or os.cpu_count() or 1
+        self.seed, self.trees, self.jobs = seed, trees, jobs or usable_cores()
         self._forest: Any = None
 
     def fit(self, features: npt.NDArray[np.floating[Any]], labels: Rows) -> ColourBaseline:

@@ -2,46 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from util.errors import UserError
 from util.files import atomic_write
 
+if TYPE_CHECKING:
+    from data.doctor import Diagnosis
+    from data.run_split import SplitPlan
+
 ERRORS_FOUND = 1  # exit status; a bad call leaves with 2, see util.errors
 
 
+@dataclass(frozen=True)
+class DoctorOutputs:
+    """What the doctor writes beside its words.
+
+    Attributes:
+        json: where the whole diagnosis is written, or None.
+        html: where the page is written, or None.
+        fix: where the cleaned manifest is written, or None.
+        drop_near: whether the cleaned manifest keeps the first of near duplicates only.
+        overwrite: whether outputs that are there may be replaced.
+    """
+
+    json: Path | None = None
+    html: Path | None = None
+    fix: Path | None = None
+    drop_near: bool = False
+    overwrite: bool = False
+
+    def check(self, dataroot: Path, diagnosis: Diagnosis | None = None) -> None:
+        """Refuse what may not be written; with the diagnosis also what would replace a file of the data.
+
+        Raises:
+            UserError: an output may not be written.
+        """
+        from data.doctor_manifest import check_outputs, data_files, left_out_path
+
+        paths = [path for path in (self.json, self.html, self.fix, self.fix and left_out_path(self.fix)) if path]
+        check_outputs(data_files(diagnosis.case) if diagnosis else [], dataroot, paths, overwrite=self.overwrite)
+
+
 def doctor(
-    dataroot: Path,
-    *,
-    image_root: Path | None,
-    json_path: Path | None,
-    html_path: Path | None,
-    fix_path: Path | None,
-    near_duplicates: str,
-    split_by: str,
-    block_size: int,
-    folds: int,
-    seed: int,
-    workers: int | None,
-    overwrite: bool,
+    dataroot: Path, outputs: DoctorOutputs, *, image_root: Path | None, workers: int | None, **settings: Any
 ) -> int:
     """Examine a data root, say what is wrong with it, and write what was asked for.
 
     Args:
         dataroot: folder or manifest of the smears.
+        outputs: what is written.
         image_root: what a manifest's paths are relative to, or None for its own folder.
-        json_path: where the whole diagnosis is written, or None.
-        html_path: where the page is written, or None.
-        fix_path: where the cleaned manifest is written, or None.
-        near_duplicates: "keep" or "drop": what the cleaned manifest does with them.
-        split_by: see ``data.doctor.examine_dataroot``, as the next four.
-        block_size: ids in a block.
-        folds: of the colour score.
-        seed: of the colour score.
         workers: processes.
-        overwrite: whether outputs that are there may be replaced.
+        settings: split_by, block_size, folds and seed, see ``data.doctor.examine_dataroot``; the outputs name them.
 
     Returns:
         The exit status: 1 where an error was found in the data, else 0.
@@ -50,34 +66,40 @@ def doctor(
         UserError: there is no such data root, or an output cannot be written; nothing was written then but what came
             before it. The summary is printed all the same.
     """
-    from data.doctor import as_json, examine_dataroot, printable, summary
-    from data.doctor_manifest import check_outputs, data_files, left_out_path
+    from data.doctor import examine_dataroot, summary
 
-    outputs = [path for path in (json_path, html_path, fix_path, fix_path and left_out_path(fix_path)) if path]
-    check_outputs([], dataroot, outputs, overwrite=overwrite)  # before the work, which may take minutes
-    settings: dict[str, Any] = {"split_by": split_by, "block_size": block_size, "folds": folds, "seed": seed}
+    outputs.check(dataroot)  # before the work, which may take minutes
     diagnosis = examine_dataroot(dataroot, image_root=image_root, workers=workers, **settings)
-    check_outputs(data_files(diagnosis.case), dataroot, outputs, overwrite=overwrite)
+    outputs.check(dataroot, diagnosis)
     # Whoever reads the words may stop early ("| head"): all files are written before the first of them.
     words = [summary(diagnosis)]
     try:
-        if json_path:
-            atomic_write(json_path, as_json(diagnosis, settings), make_parents=True)
-            words.append(f"\nall of it: {printable(json_path)}")
-        if html_path:
-            from data.doctor_pictures import write_page
-
-            write_page(html_path, diagnosis, {"dataroot": dataroot, **settings})
-            words.append(f"page: {printable(html_path)}")
-        if fix_path:
-            base = image_root or (dataroot if dataroot.is_dir() else dataroot.parent)
-            words += _fix(diagnosis, fix_path, base, drop_near=near_duplicates == "drop")
+        words.extend(_written(diagnosis, outputs, dataroot, image_root, settings))
     finally:
         print("\n".join(words))
     return ERRORS_FOUND if diagnosis.has_errors else 0
 
 
-def _fix(diagnosis: Any, path: Path, image_root: Path, *, drop_near: bool) -> list[str]:
+def _written(
+    diagnosis: Diagnosis, outputs: DoctorOutputs, dataroot: Path, image_root: Path | None, settings: dict[str, Any]
+) -> Iterator[str]:
+    """Write what was asked for, and yield a line for each once it is there."""
+    from data.doctor import as_json, printable
+
+    if outputs.json:
+        atomic_write(outputs.json, as_json(diagnosis, settings), make_parents=True)
+        yield f"\nall of it: {printable(outputs.json)}"
+    if outputs.html:
+        from data.doctor_pictures import write_page
+
+        write_page(outputs.html, diagnosis, {"dataroot": dataroot, **settings})
+        yield f"page: {printable(outputs.html)}"
+    if outputs.fix:
+        base = image_root or (dataroot if dataroot.is_dir() else dataroot.parent)
+        yield from _fix(diagnosis, outputs.fix, base, drop_near=outputs.drop_near)
+
+
+def _fix(diagnosis: Diagnosis, path: Path, image_root: Path, *, drop_near: bool) -> list[str]:
     """Write the cleaned manifest and word what it leaves out and how it is used."""
     from collections import Counter
     from shlex import quote
@@ -106,45 +128,30 @@ def fold_path(out: Path, fold: int) -> Path:
 
 
 def write_splits(
-    dataroot: Path,
-    out: Path,
-    *,
-    image_root: Path | None,
-    fractions: tuple[float, float, float],
-    seed: int,
-    drop_duplicates: bool,
-    split_by: str,
-    block_size: int,
-    folds: int,
-    fold: int,
-    split_from: str,
-    overwrite: bool,
+    dataroot: Path, out: Path, plan: SplitPlan, *, image_root: Path | None = None, overwrite: bool = False
 ) -> None:
-    """Write a split file, or with ``folds`` and no ``fold`` one for each fold, and say what stands where.
+    """Write a split file, or with folds and no fold one for each fold, and say what stands where.
+
+    Args:
+        dataroot: folder or manifest of the smears.
+        out: the file; of several folds each stands beside it, see ``fold_path``.
+        plan: how the split is made.
+        image_root: what a manifest's paths are relative to, or None for its own folder.
+        overwrite: whether files that are there may be replaced.
 
     Raises:
         UserError: a file is there already, or the data cannot be read or split.
     """
-    from data.datasets import describe_split, open_dataset, print_data, split_for_training
+    from data.datasets import describe_split, open_dataset, print_data
+    from data.run_split import split_for_training
     from data.splits import write_split
 
-    wanted = [fold] if fold or not folds else range(1, folds + 1)
-    paths = {one: out if len(wanted) == 1 else fold_path(out, one) for one in wanted}
+    wanted = [plan.fold] if plan.fold or not plan.folds else range(1, plan.folds + 1)
+    paths = {fold: out if len(wanted) == 1 else fold_path(out, fold) for fold in wanted}
     _check_free(list(paths.values()), overwrite)
-    dataset = open_dataset(str(dataroot), image_root=image_root, seed=seed)
-    for one, path in paths.items():
-        rows = split_for_training(
-            dataset,
-            split_file=None,
-            fractions=fractions,
-            seed=seed,
-            drop_duplicates=drop_duplicates,
-            split_by=split_by,
-            block_size=block_size,
-            folds=folds,
-            fold=one,
-            split_from=split_from,
-        )
+    dataset = open_dataset(str(dataroot), image_root=image_root, seed=plan.seed)
+    for fold, path in paths.items():
+        rows = split_for_training(dataset, replace(plan, fold=fold))
         write_split(path, rows)
         print_data(describe_split(dataset, rows))
         print(f"split file: {path}")

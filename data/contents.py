@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,6 +11,7 @@ import numpy.typing as npt
 from data.fingerprints import FINGERPRINT_BYTES, fingerprint
 from data.images import content_digest, read_smear
 from data.records import SmearRecord
+from util.cores import usable_cores
 
 
 def describe_contents(
@@ -39,12 +39,7 @@ def describe_contents(
         fingerprints[index] = fingerprint(rgb)
         return content_digest(rgb)
 
-    with ThreadPoolExecutor(workers or min(16, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(workers or min(16, usable_cores())) as pool:
         digests = pool.map(describe, range(len(records)))
         bar = tqdm(digests, total=len(records), desc="hashing images", unit="image", disable=not progress)
         return list(bar), fingerprints
-
-
-def content_digests(records: Sequence[SmearRecord], workers: int | None = None, progress: bool = True) -> list[str]:
-    """The digests of ``describe_contents`` alone."""
-    return describe_contents(records, workers, progress)[0]

@@ -15,9 +15,9 @@ import numpy.typing as npt
 
 from data.cache import CACHE_GB, DecodedDataset, Fingerprint, open_decoded
 from data.contents import describe_contents
-from data.groups import blood_counts
+from data.groups import parent_name
 from data.images import read_smear
-from data.leaks import accept, accepted, check_groups, find_leaks
+from data.leaks import accepted
 from data.near_duplicates import (
     FINGERPRINT_BYTES,
     FINGERPRINT_VERSION,
@@ -29,10 +29,8 @@ from data.overlaps import confirmed
 from data.readers import read_dataroot
 from data.records import CLASS_NAMES, SmearRecord
 from data.severity import CHRONIC_BELOW, NORMAL_FROM, SeverityReport, with_severities
-from data.split_file import check_rows
-from data.splits import ACCEPTED, SIDES, SplitRow, described, given_split, make_split, place, read_split, rows_digest
-from data.synthetic_writer import NOTICE, TREE, read_severities, write_dataset
-from util.errors import UserError
+from data.splits import ACCEPTED, SIDES, SplitRow, place, rows_digest
+from data.synthetic_writer import NOTICE, TREE, read_severities, series_of, write_dataset
 
 SYNTHETIC = "synthetic"
 SYNTHETIC_FOLDER = Path("datasets")
@@ -192,18 +190,19 @@ def open_dataset(
 
 
 def _with_truth(root: Path, records: Sequence[SmearRecord]) -> list[SmearRecord]:
-    """Synthetic records with the grades of truth.csv; and as parents of their own, whatever their names.
+    """Synthetic records with the grades of truth.csv; and with parents that no other series and no real smear has.
 
-    They are named as AneRBC names its smears: without this, a real 001_a would be taken for the synthetic one.
+    They are named as AneRBC names its smears: without this, a real 001_a would be taken for the synthetic one, and the
+    001_a of one seed for that of another, whom it has nothing in common with.
     """
-    grades = read_severities(root)
+    grades, series = read_severities(root), series_of(root)
     found = [(record, grades.get(_within_tree(record.name))) for record in records]
     return [
         replace(
             record,
             severity=grade,
             severity_source="truth.csv" if grade else "",
-            parent=f"{SYNTHETIC} {record.parent or record.name}",
+            parent=f"{SYNTHETIC} {parent_name(record)} of {series}",
         )
         for record, grade in found
     ]
@@ -212,152 +211,6 @@ def _with_truth(root: Path, records: Sequence[SmearRecord]) -> list[SmearRecord]
 def _within_tree(name: str) -> str:
     """A record's name relative to the AneRBC-I folder, whether the root was that folder or the one around it."""
     return name.removeprefix(f"{TREE}/")
-
-
-def split_for_training(
-    dataset: Dataset,
-    *,
-    split_file: Path | None,
-    fractions: tuple[float, float, float],
-    seed: int,
-    drop_duplicates: bool,
-    split_by: str = "group",
-    block_size: int = 50,
-    folds: int = 0,
-    fold: int = 0,
-    split_from: str = "auto",
-    leaks: str = "stop",
-    continued: bool = False,
-) -> list[SplitRow]:
-    """The split of a run: from a file, as the data set gives it, or drawn and stratified.
-
-    A user's file says which image stands on which side; labels, masks and blood counts are taken from the data. The
-    file of a run that is continued must also agree with the data in labels and in which images have masks.
-
-    Args:
-        dataset: the images.
-        split_file: the file, or None.
-        fractions: shares of train, val and test of a split that is drawn.
-        seed: of a split that is drawn.
-        drop_duplicates: whether the ``exclusions`` are left out where no file says what is.
-        split_by: "group", or "blocks" for contiguous blocks of the numbers in the images' names.
-        block_size: numbers in a block.
-        folds: how many folds a drawn split has; 0 draws one hold-out split.
-        fold: which of them is the test side, from 1; 0 without folds.
-        split_from: "data" takes the sides that the data set gives, "draw" never, "auto" where it gives some.
-        leaks: "stop" refuses a file or a given split whose sides share what belongs together; "report" writes it into
-            the rows' reasons.
-        continued: the file is the record of the run that goes on.
-
-    Raises:
-        UserError: the file is no split of this data root; a file or the data's split parts what belongs together; the
-            data gives no split that can be used; there are too few groups to draw one.
-    """
-    if split_file is not None:
-        rows = _split_of_file(dataset, split_file, continued, leaks)
-        return rows if continued else _settled(dataset, rows, str(split_file), leaks)
-    if _takes_given(dataset, split_from, drawn_otherwise=split_by != "group" or folds > 0):
-        rows = given_split(dataset.records, dataset.digests, drop_duplicates=drop_duplicates, near=dataset.near)
-        return _settled(dataset, rows, f"the split that {dataset.root} gives", leaks)
-    return make_split(
-        dataset.records,
-        dataset.digests,
-        fractions=fractions,
-        seed=seed,
-        drop_duplicates=drop_duplicates,
-        near=dataset.near,
-        split_by=split_by,
-        block_size=block_size,
-        folds=folds,
-        fold=fold,
-    )
-
-
-def _takes_given(dataset: Dataset, split_from: str, *, drawn_otherwise: bool) -> bool:
-    """Whether the data's own split is used; refuses to choose where that and a drawn one are asked for at once."""
-    gives = any(record.split in SIDES for record in dataset.records)
-    if split_from == "draw" or (split_from == "auto" and not gives):
-        return False
-    if not gives:
-        raise UserError(
-            f"{dataset.root} gives no split",
-            expected="train, val or test for every image, in a manifest or as folders (--split_from data)",
-            found="none for any image",
-            remedy="draw one (--split_from draw)",
-        )
-    if drawn_otherwise:
-        raise UserError(
-            f"{dataset.root} gives a split of its own, and another is asked for",
-            expected="its split, or one that is drawn by folds or blocks",
-            found="both",
-            remedy="draw one (--split_from draw), or leave out --folds and --split_by blocks",
-        )
-    return True
-
-
-def _split_of_file(dataset: Dataset, split_file: Path, continued: bool, leaks: str) -> list[SplitRow]:
-    """The rows of a user's file or of the run that is continued, as far as the data agrees."""
-    rows = read_split(split_file, leaks=leaks == "report" and not continued)
-    _check_same_images(dataset, rows, split_file, continued)
-    if not continued:
-        # What another run accepted is no licence for this one.
-        rows = [replace(row, reason="") if accepted(row) else row for row in rows]
-        check_rows(rows, str(split_file), leaks=leaks == "report")
-        return _refreshed(dataset, rows)
-    _check_same_truth(dataset, rows, split_file)
-    check_groups(dataset.records, dataset.digests, rows, str(split_file))
-    return rows
-
-
-def _settled(dataset: Dataset, rows: list[SplitRow], what: str, leaks: str) -> list[SplitRow]:
-    """The rows without leaks, or with those that there are written into their reasons."""
-    if leaks == "stop":
-        check_groups(dataset.records, dataset.digests, rows, what, dataset.near)
-        return rows
-    return accept(rows, find_leaks(dataset.records, dataset.digests, rows, dataset.near))
-
-
-def _check_same_images(dataset: Dataset, rows: Sequence[SplitRow], split_file: Path, continued: bool) -> None:
-    """Refuse data that is not image by image what the split lists."""
-    found = {record.name: digest for record, digest in zip(dataset.records, dataset.digests, strict=True)}
-    listed = {row.image: row.content for row in rows}
-    for names, problem in (
-        ([name for name in listed if name not in found], "listed images are missing in the data"),
-        ([name for name, digest in found.items() if listed.get(name) != digest], "images are not listed or changed"),
-    ):
-        if names:
-            instead = "start a new run" if continued else "leave --split_file out to draw a new split"
-            raise UserError(
-                f"{split_file} is not the split of {dataset.root}",
-                expected="the images listed, with the content recorded, and no others",
-                found=f"{len(names)} {problem}, first {names[0]!r}",
-                remedy=f"use the data it was made from, or {instead}",
-            )
-
-
-def _check_same_truth(dataset: Dataset, rows: Sequence[SplitRow], split_file: Path) -> None:
-    """Refuse to continue on other labels, or with masks come or gone."""
-    found = {record.name: record for record in dataset.records}
-    for problem, names in {
-        "label changed": [row.image for row in rows if row.label != found[row.image].label],
-        "true mask came or went": [row.image for row in rows if row.mask != (found[row.image].mask is not None)],
-    }.items():
-        if names:
-            raise UserError(
-                f"{dataset.root} is not what the run was trained on ({split_file})",
-                expected="the labels and masks recorded when it began",
-                found=f"{problem}: {len(names)} images, first {names[0]!r}",
-                remedy="restore the data, or start a new run",
-            )
-
-
-def _refreshed(dataset: Dataset, rows: Sequence[SplitRow]) -> list[SplitRow]:
-    """The rows with label, parent, blood count and mask as the data has them now."""
-    found = {record.name: record for record in dataset.records}
-    reports = dict(zip(found, blood_counts(list(found.values())), strict=True))
-    return [
-        described(found[row.image], row.group, row.content, row.split, row.reason, reports[row.image]) for row in rows
-    ]
 
 
 def sides(dataset: Dataset, rows: Sequence[SplitRow]) -> dict[str, Side]:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data.doctor_facts import Problem, SmearFacts
+from data.groups import Sets
 from data.near_duplicates import NearPair
 from data.records import SmearRecord
 
@@ -160,17 +161,9 @@ class Case:
 
 def joined_sets(pairs: Iterable[tuple[Hashable, Hashable]]) -> list[list[Any]]:
     """Chain pairs into sets, each sorted, the sets by their first member."""
-    above: dict[Hashable, Hashable] = {}
-
-    def leader(key: Hashable) -> Hashable:
-        while above.setdefault(key, key) != key:
-            above[key] = above[above[key]]
-            key = above[key]
-        return key
-
-    for one, other in pairs:
-        above[leader(other)] = leader(one)
-    sets: dict[Hashable, list[Any]] = defaultdict(list)
-    for key in above:
-        sets[leader(key)].append(key)
+    known = list(pairs)
+    chained = Sets(known)
+    sets: dict[Hashable, set[Any]] = defaultdict(set)
+    for key in (key for pair in known for key in pair):
+        sets[chained.leader(key)].add(key)
     return sorted(sorted(members) for members in sets.values())

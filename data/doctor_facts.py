@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -18,9 +17,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from data.colour import CHANNELS, colour_statistics, feature_names, otsu_level
-from data.images import MASK_THRESHOLD, content_digest, read_rgb, read_smear
+from data.images import DECODERS, MASK_THRESHOLD, ORIENTATION_TAG, content_digest, read_rgb, read_smear
 from data.near_duplicates import FINGERPRINT_BYTES, fingerprint
 from data.records import SmearRecord
+from util.cores import usable_cores
 from util.errors import UserError
 
 Pixels = npt.NDArray[np.uint8]
@@ -30,9 +30,7 @@ _MOST_WORKERS = 16
 _CHUNK = 16  # smears a process takes at once
 _WAITING = 4  # chunks a process may have waiting: bounds what is in memory
 _AGREEMENT_SIDE = 110  # a mask's agreement with Otsu's is judged on a picture about this wide
-_DECODERS = ("PNG", "JPEG", "BMP", "DIB", "TIFF")
 _DEVIATIONS = [feature_names().index(f"sd level {channel} all") for channel in CHANNELS]
-_ORIENTATION_TAG = 0x0112
 _BITS_TAG = 258  # TIFF's BitsPerSample
 
 
@@ -169,7 +167,7 @@ def examine_files(records: Sequence[SmearRecord], *, workers: int | None = None,
 
 def _run(records: Sequence[SmearRecord], workers: int | None) -> Iterator[Seen]:
     """Examine in this process or in several, in order, with a bounded number of chunks under way."""
-    workers = workers or (min(_MOST_WORKERS, os.cpu_count() or 1) if len(records) >= _FEW else 1)
+    workers = workers or (min(_MOST_WORKERS, usable_cores()) if len(records) >= _FEW else 1)
     if workers == 1:
         yield from map(examine, records)
         return
@@ -244,10 +242,10 @@ class _Header(NamedTuple):
 
 def _header(path: Path) -> _Header:
     """Read how an image that could be decoded is stored."""
-    with Image.open(path, formats=_DECODERS) as image:
+    with Image.open(path, formats=DECODERS) as image:
         family = "JPEG" if image.format == "MPO" else image.format or ""
         exif = image.getexif() if family == "JPEG" or "exif" in image.info else {}
-        orientation = exif.get(_ORIENTATION_TAG, 1)
+        orientation = exif.get(ORIENTATION_TAG, 1)
         upright = orientation not in range(2, 9)
         return _Header(family, image.mode, _bits(path, image), 1 if upright else int(orientation), bool(exif))
 
@@ -336,7 +334,7 @@ def _otsu(rgb: Pixels) -> npt.NDArray[np.bool_]:
     for border in (parts[0], parts[-1], parts[:, 0], parts[:, -1]):
         outside[border] = True
     outside[0] = False
-    return ~outside[parts]
+    return np.asarray(~outside[parts])
 
 
 def _dice(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> float:

@@ -11,9 +11,12 @@ from collections.abc import Callable, Iterable, Sequence
 from statistics import median
 from typing import Any
 
-from data.colour import ColourScore
-from data.doctor_case import Case, Finding, Level, Score, joined_sets
+import numpy as np
+
+from data.colour import ColourScore, cross_validated
+from data.doctor_case import LEVELS, Case, Finding, Level, Score, joined_sets
 from data.doctor_facts import MaskFacts
+from data.groups import parent_name
 from data.records import ANEMIC, CLASS_NAMES, HEALTHY
 from data.severity import NORMAL_FROM
 from data.splits import SIDES
@@ -233,7 +236,7 @@ def mask_contents(case: Case) -> list[Finding]:
             "Masks without background",
             ("is", "are"),
             "cell all over",
-            "Draw them again, or remove the pairs.",
+            redraw,
         ),
         "mask_inverted": (
             "error",
@@ -494,7 +497,7 @@ def equal_reports(case: Case) -> list[Finding]:
     for index, report in enumerate(case.reports):
         if report:
             same[report].append(index)
-    sets = [indices for indices in same.values() if len({_parent(case, index) for index in indices}) > 1]
+    sets = [indices for indices in same.values() if len({parent_name(case.records[index]) for index in indices}) > 1]
     if not sets:
         return []
     across = sum(case.in_both_classes(indices) for indices in sets)
@@ -564,10 +567,6 @@ def colour_score(case: Case, step: Callable[[], object] | None = None) -> Colour
         case: what was examined.
         step: called after each fold.
     """
-    import numpy as np
-
-    from data.colour import cross_validated
-
     labels = np.array([case.records[index].label for index in case.labelled], dtype=np.int64)
     if not len(labels):
         return None
@@ -626,10 +625,6 @@ CHECKS: tuple[Callable[[Case], list[Finding]], ...] = (
 )
 
 
-def _parent(case: Case, index: int) -> str:
-    return case.records[index].parent or case.records[index].name
-
-
 def label_word(case: Case, index: int) -> str:
     """The class of a smear in a word."""
     label = case.records[index].label
@@ -663,6 +658,4 @@ def _plain_score(score: Score) -> dict[str, Any]:
 
 def in_order(findings: Iterable[Finding]) -> list[Finding]:
     """Errors first, then warnings, then notes."""
-    from data.doctor_case import LEVELS
-
     return sorted(findings, key=lambda finding: LEVELS.index(finding.level))

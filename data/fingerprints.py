@@ -168,7 +168,8 @@ def _density(green: Image.Image) -> npt.NDArray[np.int16]:
 
 @cache
 def _density_table() -> npt.NDArray[np.int16]:
-    return np.rint(np.minimum(-1000 * np.log(np.arange(1, 257) / 256), _DENSEST)).astype(np.int16)
+    density = np.minimum(-1000 * np.log(np.arange(1, 257) / 256), _DENSEST)
+    return np.asarray(np.rint(density), dtype=np.int16)
 
 
 def _smooth(plane: npt.NDArray[np.int16]) -> npt.NDArray[np.int16]:
@@ -311,14 +312,15 @@ def _thumbnail(green: Image.Image) -> npt.NDArray[np.int8]:
     small = _density(green.resize((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE), Image.Resampling.BOX)).astype(np.float32)
     apart = small - uniform_filter(small, 5)
     deviation = np.sqrt(uniform_filter(apart**2, 5))
-    return np.rint(np.clip(apart / (deviation + _LEAST_DEVIATION) * 40, -127, 127)).astype(np.int8).ravel()
+    steps = np.clip(apart / (deviation + _LEAST_DEVIATION) * 40, -127, 127)
+    return np.asarray(np.rint(steps), dtype=np.int8).ravel()
 
 
 @cache
 def _cosines(samples: int, count: int) -> _FloatArray:
     """The first ``count`` waves of the cosine transform of so many samples, as unit vectors (count, samples)."""
     waves = np.cos(np.pi / samples * np.outer(np.arange(count), np.arange(samples) + 0.5))
-    return (waves / np.linalg.norm(waves, axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(waves / np.linalg.norm(waves, axis=1, keepdims=True), dtype=np.float32)
 
 
 @cache

@@ -12,14 +12,17 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeAlias
 
+from data.blood_counts import report_text
 from data.near_duplicates import NearPair
 from data.records import SmearRecord
-from util.errors import UserError
 
 # A number that stands for itself, unlike those in the unit "10^3/uL".
 _FIGURE = re.compile(r"(?<![\w^.])\d+(?:\.\d+)?(?![\w^])")
 _READERS = 16
+
+JoiningKey: TypeAlias = tuple[str, str]  # the kind of bond, and what is shared
 
 
 def group_ids(records: Sequence[SmearRecord], digests: Sequence[str], near: Sequence[NearPair] = ()) -> list[str]:
@@ -79,9 +82,9 @@ def parent_name(record: SmearRecord) -> str:
     return record.parent or record.name
 
 
-def joining_keys(record: SmearRecord, digest: str, report: str) -> list[Hashable]:
+def joining_keys(record: SmearRecord, digest: str, report: str) -> list[JoiningKey]:
     """List what joins a record to others; ``report`` is its ``blood_count``."""
-    keys: list[Hashable] = [("parent", parent_name(record)), ("content", digest)]
+    keys = [("parent", parent_name(record)), ("content", digest)]
     keys += [("report", report)] if report else []
     return [*keys, ("patient", record.patient)] if record.patient else keys
 
@@ -109,13 +112,7 @@ def blood_counts(records: Sequence[SmearRecord]) -> list[str]:
 
 def _report_digest(path: Path) -> str:
     """Hash a blood count's text without regard to case and spacing; one without any figure gives an empty digest."""
-    try:
-        text = path.read_text(encoding="utf-8-sig", errors="replace")
-    except OSError as error:
-        remedy = "restore the report, or remove it"
-        found = error.strerror or str(error)
-        raise UserError(f"{path}: cannot be read", expected="a text", found=found, remedy=remedy) from error
-    normal = " ".join(text.casefold().split())
+    normal = " ".join(report_text(path).casefold().split())
     return hashlib.sha256(normal.encode()).hexdigest() if _FIGURE.search(normal) else ""
 
 

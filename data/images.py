@@ -6,20 +6,22 @@ import hashlib
 import io
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import IO, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from data.records import SmearRecord
+from data.tiff_pages import open_at_page, page_offsets
 from util.errors import UserError
 
 MASK_THRESHOLD = 128
 MAX_PIXELS = 100_000_000
 MAX_PAGES = 10_000  # of a TIFF file
+_BLOCK_PIXELS = 1_000_000  # gone through at a time
 
 FAMILY_OF_SUFFIX = {
     ".png": "PNG",
@@ -35,7 +37,7 @@ FAMILY_OF_SUFFIX = {
 ACCEPTED = "PNG, JPEG, BMP or TIFF"
 _FAMILY_OF_FORMAT = {"PNG": "PNG", "JPEG": "JPEG", "MPO": "JPEG", "BMP": "BMP", "DIB": "BMP", "TIFF": "TIFF"}
 # Only these decoders are ever run, so that a hostile file cannot choose a more exotic one.
-_DECODERS = ("PNG", "JPEG", "BMP", "DIB", "TIFF")
+DECODERS = ("PNG", "JPEG", "BMP", "DIB", "TIFF")
 _SIGNATURES = (
     (b"GIF8", "a GIF image"),
     (b"%PDF", "a PDF document"),
@@ -49,7 +51,7 @@ _SIGNATURES = (
     (b"II*\x00", "a TIFF image whose header is damaged"),
     (b"MM\x00*", "a TIFF image whose header is damaged"),
 )
-_ORIENTATION_TAG = 0x0112
+ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -101,7 +103,7 @@ def decode_rgb(content: bytes, name: str, *, most_pixels: int = MAX_PIXELS) -> n
         UserError: as ``read_rgb``.
     """
     try:
-        with Image.open(io.BytesIO(content), formats=_DECODERS) as image:
+        with Image.open(io.BytesIO(content), formats=DECODERS) as image:
             _check_pixels(image, name, most_pixels)
             return np.array(_to_rgb(image, Path(name)), dtype=np.uint8)
     except _BOMB as error:
@@ -123,7 +125,7 @@ def page_count(path: str | Path) -> int:
     Raises:
         UserError: as ``read_rgb``, but damage behind the headers is not seen.
     """
-    return _with_image(Path(path), lambda image, _: _pages_of(image), 1)
+    return _with_image(Path(path), _pages_of, 1)
 
 
 def read_mask(path: str | Path, *, dark: bool) -> npt.NDArray[np.bool_]:
@@ -185,6 +187,16 @@ def smear_size(record: SmearRecord) -> tuple[int, int]:
     return (_half(width, record) if record.side_by_side else width), height
 
 
+def other_size(record: SmearRecord, image: Sequence[int], mask: Sequence[int]) -> UserError:
+    """Word the error for a mask of another (width, height) than its image."""
+    return UserError(
+        f"{record.image}: its mask has another size",
+        expected=f"{image[0]}x{image[1]}, as the image",
+        found=f"{mask[0]}x{mask[1]} in {record.mask}",
+        remedy="export the mask again at the image's size, or remove the pair",
+    )
+
+
 def _half(width: int, record: SmearRecord) -> int:
     """Half of a side-by-side file's width."""
     if width % 2:
@@ -235,10 +247,36 @@ def otsu_mask(rgb: npt.NDArray[np.uint8], *, channel: Literal["mean", "green"] =
         raise ValueError(f"expected uint8 (H, W, 3), found {rgb.dtype} {rgb.shape}")
     if channel not in ("mean", "green"):
         raise ValueError(f"channel must be 'mean' or 'green', found {channel!r}")
-    levels = rgb[..., 1] if channel == "green" else np.rint(rgb.mean(axis=2)).astype(np.uint8)
-    if levels.size == 0 or levels.min() == levels.max():
+    levels = rgb[..., 1] if channel == "green" else _mean_levels(rgb)
+    counts = _level_counts(levels)
+    known = np.flatnonzero(counts)
+    if len(known) < 2:
         return np.zeros(levels.shape, dtype=bool)
-    return np.asarray(binary_fill_holes(levels <= threshold_otsu(levels)), dtype=bool)
+    span = slice(int(known[0]), int(known[-1]) + 1)
+    threshold = threshold_otsu(hist=(counts[span], np.arange(256)[span]))
+    return np.asarray(binary_fill_holes(levels <= threshold), dtype=bool)
+
+
+def _blocks(plane: npt.NDArray[np.uint8]) -> Iterator[slice]:
+    """Rows of (H, W), about a million pixels at a time: what is computed of them stays small beside the image."""
+    step = max(1, _BLOCK_PIXELS // max(1, plane[:1].size))
+    return (slice(first, first + step) for first in range(0, len(plane), step))
+
+
+def _mean_levels(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """The mean of the three channels, rounded; uint8 (H, W)."""
+    levels: npt.NDArray[np.uint8] = np.empty(rgb.shape[:2], np.uint8)
+    for rows in _blocks(levels):
+        levels[rows] = (rgb[rows].sum(axis=2, dtype=np.uint16) + 1) // 3  # thirds have no halves: the nearest level
+    return levels
+
+
+def _level_counts(levels: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """How many pixels have each of the 256 levels."""
+    counts = np.zeros(256, np.int64)
+    for rows in _blocks(levels):
+        counts += np.bincount(levels[rows].reshape(-1), minlength=256)
+    return counts
 
 
 def _with_image(path: Path, use: Callable[[Image.Image, Path], Result], page: int | None = None) -> Result:
@@ -246,7 +284,7 @@ def _with_image(path: Path, use: Callable[[Image.Image, Path], Result], page: in
     family = _expected_family(path)
     _check_file(path)
     try:
-        with Image.open(path, formats=_DECODERS) as image:
+        with _at_page(path, page) as file, Image.open(file, formats=DECODERS) as image:
             _check_header(image, family, path, page)
             return use(image, path)
     except _BOMB as error:
@@ -255,6 +293,12 @@ def _with_image(path: Path, use: Callable[[Image.Image, Path], Result], page: in
         raise _wrong_content(path, family, _sniff(path)) from error
     except _DAMAGED as error:
         raise _cannot_be_decoded(str(path), family, error) from error
+
+
+def _at_page(path: Path, page: int | None) -> IO[bytes]:
+    """Open a file at a later page of it where one is named and there."""
+    offsets = page_offsets(path) if page is not None and page > 1 else ()
+    return open_at_page(path, offsets[page - 1]) if page and page <= len(offsets) else path.open("rb")
 
 
 def _cannot_be_decoded(name: str, family: str, error: Exception, remedy: str = "") -> UserError:
@@ -299,11 +343,11 @@ def _check_file(path: Path) -> None:
 
 
 def _check_header(image: Image.Image, family: str, path: Path, page: int | None) -> None:
-    """Refuse a format that differs from the extension, images without pixels or with too many; go to the page."""
+    """Refuse a format that differs from the extension, a page that is not there, and no pixels or too many."""
     found = _FAMILY_OF_FORMAT.get(image.format or "", image.format or "an unknown format")
     if found != family:
         raise _wrong_content(path, family, f"a {found} image")
-    pages = _pages_of(image)
+    pages = _pages_of(image, path)
     if pages > 1 and page is None:
         raise UserError(
             f"{path}: the TIFF holds several pages", expected="one", found=str(pages), remedy="save each page as a file"
@@ -311,14 +355,12 @@ def _check_header(image: Image.Image, family: str, path: Path, page: int | None)
     if not 1 <= (page or 1) <= min(pages, MAX_PAGES):
         expected = f"pages 1 to {pages}" if pages <= MAX_PAGES else f"at most {MAX_PAGES} pages"
         raise UserError(f"{path}: no such page", expected=expected, found=f"page {page} of {pages}")
-    if page is not None and page > 1:
-        image.seek(page - 1)
     _check_pixels(image, path, MAX_PIXELS)
 
 
-def _pages_of(image: Image.Image) -> int:
+def _pages_of(image: Image.Image, path: Path) -> int:
     """How many images a file holds; those that a JPEG or PNG may carry beside its own do not count."""
-    return int(getattr(image, "n_frames", 1)) if image.format == "TIFF" else 1
+    return len(page_offsets(path)) if image.format == "TIFF" else 1
 
 
 def _check_pixels(image: Image.Image, name: str | Path, most: int) -> None:
@@ -374,7 +416,7 @@ def _orientation(image: Image.Image) -> int:
         return 1  # Pillow's TIFF decoder already gives size and pixels upright
     if image.format == "PNG" and not {"exif", "Raw profile type exif"} & image.info.keys():
         return 1  # getexif() would decode the whole file to look behind the pixels
-    value = image.getexif().get(_ORIENTATION_TAG, 1)
+    value = image.getexif().get(ORIENTATION_TAG, 1)
     return value if value in _UPRIGHT else 1
 
 

@@ -17,7 +17,7 @@ _PARTS = ("AneRBC-I", "AneRBC-II")
 _CLASSES = {"Anemic_individuals": ANEMIC, "Healthy_individuals": HEALTHY}
 _LABEL_OF_LETTER = {"a": ANEMIC, "h": HEALTHY}
 _SUFFIXED = re.compile(r".*_([ah])", re.DOTALL)
-_PLAIN = re.compile(r"(\d+)_([ah])", re.ASCII)
+FULL_SMEAR = re.compile(r"(\d+)_([ah])", re.ASCII)
 _TILE = re.compile(r"(\d+)_(\d{2})_([ah])", re.ASCII)
 
 
@@ -30,7 +30,7 @@ def parent_of(stem: str) -> str | None:
     Returns:
         The parent in AneRBC-I's spelling (``001_a`` for both), or None where the name follows neither pattern.
     """
-    matched = _PLAIN.fullmatch(stem) or _TILE.fullmatch(stem)
+    matched = FULL_SMEAR.fullmatch(stem) or _TILE.fullmatch(stem)
     return f"{int(matched[1]):03d}_{matched[matched.lastindex or 0]}" if matched else None
 
 

@@ -29,9 +29,10 @@ LOOKED_FOR_JOINED = (
 )
 FOLDER = "folder"
 
-_MASK_FOLDERS = frozenset(
+# Folders below a class folder that hold no smears, by their words.
+NO_SMEARS = frozenset(
     {"binary", "binary_segmented", "mask", "masks", "gt", "ground_truth", "label", "labels", "annotations", "instances"}
-    | {"segmentation", "cbc_reports"}
+    | {"segmentation", "cbc_reports", "rgb_segmented"}
 )
 
 
@@ -154,7 +155,7 @@ def _class_images(folder: Path, root: Path, problems: Problems) -> Iterator[Path
     """Yield the images below one class folder, without those in folders of masks, which would pass for smears."""
     told: set[Path] = set()
     for path in image_files(files_below(folder, root, problems), folder, problems):
-        holder = next((above for above in path.parents if word(above.name) in _MASK_FOLDERS), None)
+        holder = next((above for above in path.parents if word(above.name) in NO_SMEARS), None)
         if holder is None or not holder.is_relative_to(folder):
             yield path
         elif holder not in told:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from data.groups import Sets, blood_counts, joining_keys
+from data.groups import JoiningKey, Sets, blood_counts, joining_keys
 from data.near_duplicates import FINGERPRINT_BYTES, FINGERPRINT_VERSION, NearPair, find_near_duplicates
 from data.records import SmearRecord
 from data.split_file import ACCEPTED, EXCLUDED, SplitRow, leak_error
@@ -92,7 +92,7 @@ def _parted(one: SplitRow, other: SplitRow) -> bool:
     return one.split != other.split and EXCLUDED not in (one.split, other.split)
 
 
-def _direct(present: Sequence[tuple[SplitRow, list]]) -> Iterator[Leak]:
+def _direct(present: Sequence[tuple[SplitRow, list[JoiningKey]]]) -> Iterator[Leak]:
     """Two images on two sides that share a patient, parent, content or blood count."""
     first_of: dict[object, SplitRow] = {}
     for row, keys in present:
@@ -102,7 +102,7 @@ def _direct(present: Sequence[tuple[SplitRow, list]]) -> Iterator[Leak]:
                 yield Leak(first, row, _KINDS.get(key[0], f"images of one {key[0]}"))
 
 
-def _chained(present: Sequence[tuple[SplitRow, list]], sets: Sets) -> Iterator[Leak]:
+def _chained(present: Sequence[tuple[SplitRow, list[JoiningKey]]], sets: Sets) -> Iterator[Leak]:
     """Two images on two sides that others link."""
     first_of: dict[object, SplitRow] = {}
     for row, keys in present:

@@ -22,8 +22,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.augment import Augmentation, centre_offset
-from data.images import otsu_mask, read_smear, read_truth
+from data.images import other_size, otsu_mask, read_smear, read_truth
 from data.records import SmearRecord
+from util.cores import usable_cores
 from util.errors import UserError
 
 # Of everything from a file to its entry: reading, masks, resizing. A change of any pixel must raise it, or caches keep
@@ -117,7 +118,7 @@ class DecodedSmears:
             if len(self) * self.entries.shape[1] >= DEVICE_SHARE * free:
                 return None
             whole = torch.empty((len(self), self.entries.shape[1]), dtype=torch.uint8, device=device)
-            for part in torch.arange(len(self)).split(max(1, UPLOAD_BYTES // self.entries.shape[1])):
+            for part in torch.split(torch.arange(len(self)), max(1, UPLOAD_BYTES // self.entries.shape[1])):
                 whole[part[0] : part[-1] + 1] = self.gather(part).to(device)
             self._resident[device] = whole
         return self._resident[device]
@@ -126,8 +127,8 @@ class DecodedSmears:
 def planes_of(entries: Tensor, load_size: int) -> tuple[Tensor, Tensor]:
     """Images (B, S, S, 3) and masks (B, S, S) as views of entries (B, 4 S S)."""
     area = load_size**2
-    images = entries[:, : 3 * area].unflatten(1, (load_size, load_size, 3))
-    return images, entries[:, 3 * area :].unflatten(1, (load_size, load_size))
+    images = entries[:, : 3 * area].view(-1, load_size, load_size, 3)
+    return images, entries[:, 3 * area :].view(-1, load_size, load_size)
 
 
 class DecodedSmear(NamedTuple):
@@ -215,11 +216,6 @@ def in_order(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _read_pair(record: SmearRecord) -> tuple[np.ndarray, np.ndarray]:
     """The image, uint8 (H, W, 3), and its mask, bool (H, W): the true one, or Otsu's where there is none."""
     rgb = read_smear(record)
@@ -227,12 +223,7 @@ def _read_pair(record: SmearRecord) -> tuple[np.ndarray, np.ndarray]:
         return rgb, otsu_mask(rgb)
     mask = read_truth(record)
     if mask.shape != rgb.shape[:2]:
-        raise UserError(
-            f"{record.mask}: not the size of its image {record.image}",
-            expected=f"{rgb.shape[1]} x {rgb.shape[0]} pixels",
-            found=f"{mask.shape[1]} x {mask.shape[0]} pixels",
-            remedy="export the mask again at the image's size, or remove the pair",
-        )
+        raise other_size(record, rgb.shape[1::-1], mask.shape[::-1])
     return rgb, mask
 
 
@@ -251,9 +242,8 @@ def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
 def free_memory() -> int | None:
     """Host memory that can be taken without swapping, bytes; None where the system does not say (Windows)."""
     meminfo = Path("/proc/meminfo")
-    if (
-        meminfo.is_file()
-    ):  # sysconf counts the file cache as used, and after one pass over the data set that is most of it
+    # sysconf counts the file cache as used, and after one pass over the data set that is most of it.
+    if meminfo.is_file():
         lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
         if "MemAvailable" in lines:
             return int(lines["MemAvailable"].split()[0]) * 1024
@@ -414,7 +404,7 @@ class BatchLoader:
     def __iter__(self) -> Iterator[Batch]:
         order, sizes = torch.from_numpy(self._order())[self.seen :], self._sizes_after(self.seen)
         which, processes = self.share
-        parts = [part[which::processes] for part in order[: sum(sizes)].split(sizes)] if sizes else []
+        parts = [part[which::processes] for part in torch.split(order[: sum(sizes)], sizes)] if sizes else []
         table = self._parameter_table()
         for index, rgb, mask in self._planes(parts):
             yield self._finish(index, rgb, mask, table)
@@ -474,7 +464,8 @@ class BatchLoader:
     def _picked(self, parts: Sequence[Tensor], entries: Tensor) -> Iterator[_Planes]:
         """Pick the batches out of entries that lie on the device; the order crosses over once an epoch."""
         self.waited = 0.0
-        for index in torch.cat(list(parts)).to(self.device).split([len(part) for part in parts]) if parts else ():
+        order = torch.cat([torch.empty(0, dtype=torch.int64), *parts]).to(self.device)
+        for index in torch.split(order, [len(part) for part in parts]):
             yield index, *self._as_floats(entries.index_select(0, index))
 
     def _streamed(self, parts: Sequence[Tensor]) -> Iterator[_Planes]:

@@ -62,11 +62,6 @@ def place(records: Sequence[SmearRecord], digests: Sequence[str], rows: Sequence
     return placements
 
 
-def assign(records: Sequence[SmearRecord], digests: Sequence[str], rows: Sequence[SplitRow]) -> list[str]:
-    """Say on which side of a recorded split each image stands: the sides that ``place`` finds, with its errors."""
-    return [placement.side for placement in place(records, digests, rows)]
-
-
 def _surplus(pairs: Sequence[tuple[SmearRecord, str]], rows: Sequence[SplitRow]) -> set[str]:
     """Name the files not recorded whose content is, beyond as many as the split kept of it."""
     recorded = {(row.image, row.content): row for row in rows}

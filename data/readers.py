@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,10 +9,11 @@ from pathlib import Path
 
 from data import layout_anerbc, layout_folders, layout_paired, manifest
 from data.file_listing import check_inside, ignored, some, unlistable
-from data.images import ACCEPTED, read_size, smear_size
+from data.images import ACCEPTED, other_size, read_size, smear_size
 from data.layout_anerbc import parent_of
 from data.problems import Problems
 from data.records import SmearRecord
+from util.cores import usable_cores
 from util.errors import UserError
 
 __all__ = ["LAYOUTS", "Layout", "pair_errors", "parent_of", "read_dataroot", "survey_dataroot"]
@@ -105,7 +105,7 @@ def pair_errors(records: Sequence[SmearRecord], *, workers: int | None = None) -
         width is odd), in the order of ``records``.
     """
     pairs = [record for record in records if record.mask is not None]
-    with ThreadPoolExecutor(workers or min(16, 2 * (os.cpu_count() or 1))) as pool:
+    with ThreadPoolExecutor(workers or min(16, 2 * usable_cores())) as pool:
         return [error for error in pool.map(_pair_error, pairs, chunksize=64) if error is not None]
 
 
@@ -119,13 +119,7 @@ def _pair_error(record: SmearRecord) -> UserError | None:
         return error
     if image_size == mask_size:
         return None
-    image_text, mask_text = (f"{width}x{height}" for width, height in (image_size, mask_size))
-    return UserError(
-        f"{record.image}: its mask has another size",
-        expected=f"{image_text}, as the image",
-        found=f"{mask_text} in {record.mask}",
-        remedy="export the mask again at the image's size, or remove the pair",
-    )
+    return other_size(record, image_size, mask_size)
 
 
 def _listed(root: str | Path, problems: Problems, image_root: str | Path | None) -> list[SmearRecord]:

@@ -25,7 +25,6 @@ from data.datasets import (
     open_dataset,
     print_data,
     sides,
-    split_for_training,
 )
 from data.images import otsu_mask, read_smear, read_truth
 from data.leaks import (
@@ -40,7 +39,9 @@ from data.leaks import (
     write_fingerprints,
 )
 from data.loader import Batch, BatchLoader, DecodedSmears, free_memory
+from data.mask_record import MASKS, MaskRecord, read_masks, write_masks
 from data.records import ANEMIC, CLASS_NAMES, HEALTHY, SmearRecord
+from data.run_split import SplitPlan, split_for_training
 from data.split_file import leak_error
 from data.splits import SplitRow, read_split, rows_digest, write_split
 from data.stain import STAIN, Restained, StainReference, grey_scaled, read_stain, write_stain
@@ -62,6 +63,7 @@ class TrainingData:
         learned: the images of train and val, by name and fingerprint.
         colours: of the train images.
         stain: of the train images.
+        masks: of the true masks of train and val.
         learned_from: the records of the train side.
     """
 
@@ -73,10 +75,13 @@ class TrainingData:
     learned: Learned
     colours: ColourRecord
     stain: StainReference
+    masks: MaskRecord
     learned_from: Sequence[SmearRecord] = ()
 
     def record(self, split_path: Path) -> None:
         """Write the split, and beside it what a test compares its images with: fingerprints, colours, stain.
+
+        And what a run that goes on compares its masks with.
 
         Raises:
             UserError: the folder cannot be written.
@@ -85,6 +90,7 @@ class TrainingData:
         write_fingerprints(split_path.with_name(FINGERPRINTS), self.learned, rows_digest(self.rows))
         write_colours(split_path.with_name(COLOURS), self.colours)
         write_stain(split_path.with_name(STAIN), self.stain)
+        write_masks(split_path.with_name(MASKS), self.masks)
 
     @property
     def class_counts(self) -> tuple[int, int]:
@@ -149,25 +155,13 @@ def load_training_data(
             ``models.building.batch_chooser``.
 
     Raises:
-        UserError: the data cannot be read or split, the recorded split does not fit it, train or val is empty, or train
-            lacks a class; --batchSize is too small for so many processes.
+        UserError: the data cannot be read or split, the recorded split does not fit it, a run that goes on finds other
+            masks, train or val is empty, or train lacks a class; --batchSize is too small for so many processes.
     """
     dataset = open_options_dataset(options)
     recorded = split_path if options.continue_train else Path(options.split_file) if options.split_file else None
-    held_out = options.val_fraction + options.test_fraction
     rows = split_for_training(
-        dataset,
-        split_file=recorded,
-        fractions=(1 - held_out, options.val_fraction, options.test_fraction),
-        seed=options.seed,
-        drop_duplicates=options.duplicates == "drop",
-        split_by=options.split_by,
-        block_size=options.block_size,
-        folds=options.folds,
-        fold=options.fold,
-        split_from=options.split_from,
-        leaks=options.leaks,
-        continued=options.continue_train,
+        dataset, _plan(options), split_file=recorded, leaks=options.leaks, continued=options.continue_train
     )
     parts = sides(dataset, rows)
     earlier = _learned_by_start(options, split_path)
@@ -175,6 +169,9 @@ def load_training_data(
     print_data(facts)
     _check_sides(parts)
     smears = _decoded(dataset, parts["train"].records + parts["val"].records)
+    masks = MaskRecord.of(smears)
+    if options.continue_train:
+        _check_same_masks(dataset, smears.names, masks, split_path)
     count = len(parts["train"].records)
     if options.batchSize == "auto" and choose_batch is not None:
         if device.type == "cuda":
@@ -185,7 +182,37 @@ def load_training_data(
     val = _validation_batches(smears, count, options, device, ranks)
     learned = learned_by_all(_learned(dataset, rows), earlier, options.init_from)
     colours, stain = ColourRecord.of(smears, count), StainReference.of(smears, count)
-    return TrainingData(smears, train, val, rows, facts, learned, colours, stain, parts["train"].records)
+    return TrainingData(smears, train, val, rows, facts, learned, colours, stain, masks, parts["train"].records)
+
+
+def _plan(options: Any) -> SplitPlan:
+    """How the options of a training ask for a split."""
+    return SplitPlan(
+        fractions=(1 - options.val_fraction - options.test_fraction, options.val_fraction, options.test_fraction),
+        seed=options.seed,
+        drop_duplicates=options.duplicates == "drop",
+        split_by=options.split_by,
+        block_size=options.block_size,
+        folds=options.folds,
+        fold=options.fold,
+        split_from=options.split_from,
+    )
+
+
+def _check_same_masks(dataset: Dataset, names: Sequence[str], masks: MaskRecord, split_path: Path) -> None:
+    """Refuse to go on with true masks that were drawn anew; say so where that cannot be told."""
+    before = read_masks(split_path.with_name(MASKS))
+    changed = masks.changed_since(before) if before else None
+    if changed is None and masks.digests.any():
+        why = "were recorded at another --loadSize or by another decoder" if before else "were not recorded"
+        print(f"warning: the run's masks {why}: whether they have changed cannot be told", file=sys.stderr)
+    if changed:
+        raise UserError(
+            f"{dataset.root} is not what the run was trained on ({split_path})",
+            expected="the true masks as they were when it began",
+            found=f"true mask changed: {len(changed)} images, first {names[changed[0]]!r}",
+            remedy="restore the masks, or start a new run",
+        )
 
 
 def _training_batches(
@@ -353,15 +380,21 @@ class TestData:
     colours: ColourRecord | None
     stain: StainReference | None
 
-    def batches(self, side: str, device: torch.device) -> BatchLoader | None:
-        """Whole images of a side at loadSize, or None where it has none; no true masks if Otsu's are to be seen."""
+    def batches(self, side: str, device: torch.device, only: Sequence[int] | None = None) -> BatchLoader | None:
+        """Whole images of a side at loadSize, or None where it has none; no true masks if Otsu's are to be seen.
+
+        Args:
+            side: train, val or test.
+            device: where the batches are made.
+            only: the places of those to give, in this order; by default all.
+        """
         records = self.sides[side].records
         if not records:
             return None
         smears = _decoded(self.dataset, records)
         return BatchLoader(
             smears,
-            range(len(records)),
+            range(len(records)) if only is None else only,
             self.batch_size,
             smears.load_size,
             device=device,

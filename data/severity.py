@@ -10,6 +10,11 @@ WHO's grades and the two published class names:
 | severe | below 8.0 | Chronic |
 
 "Chronic" is the published class name for what WHO calls severe; it says nothing of how long the anemia has lasted.
+
+Sources: WHO, "Guideline on haemoglobin cutoffs to define anaemia in individuals and populations", Geneva 2024; for
+these adults it keeps the grades of "Haemoglobin concentrations for the diagnosis of anaemia and assessment of
+severity", WHO/NMH/NHD/MNM/11.1, Geneva 2011. They hold at sea level and without correction for smoking; children and
+pregnant women have other limits.
 """
 
 from __future__ import annotations
@@ -20,20 +25,16 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
+from data.blood_counts import report_text
 from data.records import ANEMIC, HEALTHY, SmearRecord
 from util.errors import UserError
-
-Sex = Literal["female", "male"]
-Grade = Literal["none", "mild", "moderate", "severe"]
 
 SOURCES = ("auto", "none", "labels", "haemoglobin")
 CHRONIC_BELOW = 8.0
 NORMAL_FROM = {"female": 12.0, "male": 13.0}
 LEAST_HAEMOGLOBIN, MOST_HAEMOGLOBIN = 1.0, 30.0
 
-_MODERATE_BELOW, _SEVERE_BELOW = 11.0, 8.0
 _PER_G_DL = {"": 1.0, "g/dl": 1.0, "gm/dl": 1.0, "g%": 1.0, "gm%": 1.0, "g/l": 10.0, "gm/l": 10.0}
 _TEST = re.compile(r"[\s\"']*(?:HGB|Hb|Ha?emoglobin)\b[\s\"']*(?:\([^)]*\))?[\s\"',;:=]*", re.IGNORECASE)
 _MARK = re.compile(r"(?:\*|[HL](?![A-Za-z])|high\b|low\b)[\s\"',;]*", re.IGNORECASE)
@@ -71,36 +72,6 @@ class SeverityReport:
         counts = f"{self.mild} Mild, {self.chronic} Chronic, {self.unknown} unknown, {self.contradictory} contradictory"
         healthy = f"; {self.low_healthy} Healthy smears have low haemoglobin" if self.low_healthy else ""
         return f"severity: from {self.source} ({self.stated_in}): {counts}{healthy}"
-
-
-def who_grade(haemoglobin: float, *, sex: Sex | None = None, unknown_sex: Sex = "female") -> Grade:
-    """Grade the haemoglobin of an adult as WHO does, at sea level and without correction for smoking or altitude.
-
-    Sources: WHO, "Guideline on haemoglobin cutoffs to define anaemia in individuals and populations", Geneva 2024; for
-    these adults it keeps the grades of "Haemoglobin concentrations for the diagnosis of anaemia and assessment of
-    severity", WHO/NMH/NHD/MNM/11.1, Geneva 2011. Children and pregnant women have other limits.
-
-    Args:
-        haemoglobin: g/dL.
-        sex: of the person; None where unknown.
-        unknown_sex: whose normal limit holds where it is unknown. The default, the lower one (12.0), calls fewer people
-            anemic; only the limit between none and mild depends on it.
-
-    Returns:
-        "none" (normal), "mild", "moderate" or "severe".
-
-    Raises:
-        UserError: the value cannot be g/dL.
-
-    >>> [who_grade(value) for value in (12.0, 11.9, 10.9, 7.9)]
-    ['none', 'mild', 'moderate', 'severe']
-    """
-    check_haemoglobin(haemoglobin, "haemoglobin")
-    if haemoglobin >= NORMAL_FROM[sex or unknown_sex]:
-        return "none"
-    if haemoglobin >= _MODERATE_BELOW:
-        return "mild"
-    return "moderate" if haemoglobin >= _SEVERE_BELOW else "severe"
 
 
 def haemoglobin_of(record: SmearRecord) -> float | None:
@@ -251,12 +222,7 @@ def _report(
 
 def _from_report(path: Path) -> float | None:
     """Read the haemoglobin of a blood-count report, in g/dL."""
-    try:
-        text = path.read_text(encoding="utf-8-sig", errors="replace")
-    except OSError as error:
-        found, remedy = error.strerror or str(error), "restore the report, or remove it"
-        raise UserError(f"{path}: cannot be read", expected="a text", found=found, remedy=remedy) from error
-    values = {value for line in text.splitlines() if (value := _from_line(path, line)) is not None}
+    values = {value for line in report_text(path).splitlines() if (value := _from_line(path, line)) is not None}
     if len(values) > 1:
         found = " and ".join(f"{value:g} g/dL" for value in sorted(values))
         remedy = "delete the line that is wrong"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -15,6 +14,7 @@ import numpy.typing as npt
 from data.images import MASK_THRESHOLD, otsu_mask, read_rgb
 from data.problems import Problems
 from data.records import SmearRecord
+from util.cores import usable_cores
 from util.errors import UserError
 
 EXPECTED = "an even width: the smear in the left half, its mask in two grey levels in the right half"
@@ -91,7 +91,7 @@ def with_masks(records: Sequence[SmearRecord], problems: Problems) -> list[Smear
     Raises:
         UserError: what ``problems`` raises.
     """
-    with ThreadPoolExecutor(min(_WORKERS, 2 * (os.cpu_count() or 1))) as pool:
+    with ThreadPoolExecutor(min(_WORKERS, 2 * usable_cores())) as pool:
         verdicts = list(pool.map(_verdict_or_error, records))
     sound = [isinstance(verdict, Verdict) and verdict.dark is not None for verdict in verdicts]
     example = next((record.image for record, is_sound in zip(records, sound, strict=True) if is_sound), None)

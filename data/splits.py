@@ -11,12 +11,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
-from data.contents import content_digests
 from data.dealing import check_fractions, deal
 from data.groups import blood_count, blood_counts, exclusions, group_ids, parent_name
 from data.leaks import Leak, check_groups, find_leaks
 from data.near_duplicates import NearPair
-from data.placement import Placement, assign, place
+from data.placement import Placement, place
 from data.records import SmearRecord
 from data.split_file import (
     ACCEPTED,
@@ -37,10 +36,8 @@ __all__ = [
     "Leak",
     "Placement",
     "SplitRow",
-    "assign",
     "block_ids",
     "check_groups",
-    "content_digests",
     "described",
     "exclusions",
     "find_leaks",

@@ -111,7 +111,7 @@ class StainReference(NamedTuple):
         """Measure the first ``count`` smears (default: all), labelled or not, each on a grid of about 12,000 pixels."""
         step = max(1, math.ceil(smears.load_size / math.sqrt(_MOST_PIXELS)))
         found = []
-        for part in torch.arange(len(smears))[:count].split(_MEASURED_AT_ONCE):
+        for part in torch.split(torch.arange(len(smears))[:count], _MEASURED_AT_ONCE):
             images = planes_of(smears.gather(part), smears.load_size)[0][:, ::step, ::step]
             found.append(torch.stack(lab_statistics(images.permute(0, 3, 1, 2).to(torch.float32) / 255.0), dim=1))
         mean, deviation = torch.cat(found).double().mean(dim=0).float().numpy()

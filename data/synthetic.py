@@ -264,7 +264,7 @@ def _densities(
 
 def _bright_ring(load: np.ndarray) -> np.ndarray:
     """Where (h, w) cells' edges throw light: just outside of them and in their pale centres."""
-    return np.clip(ndimage.gaussian_filter(load, 1.6, truncate=2.5) - load, 0, None)
+    return np.asarray(np.clip(ndimage.gaussian_filter(load, 1.6, truncate=2.5) - load, 0, None))
 
 
 def _photograph(plan: _Plan, density: np.ndarray, particles: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

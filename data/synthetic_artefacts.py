@@ -107,7 +107,7 @@ def lay_pointer(light: np.ndarray, pointer: Pointer, cover: np.ndarray) -> np.nd
     if pointer.colour == "yellow":
         full = np.array([255.0, 255.0, 135.0], np.float32)
         glow = ndimage.gaussian_filter(cover, 3.0)[..., None] * np.array([42.0, 8.0, 12.0], np.float32)
-        return light + cover[..., None] * (full - light) + glow * (1 - cover[..., None])
+        return np.asarray(light + cover[..., None] * (full - light) + glow * (1 - cover[..., None]))
     level = light + cover[..., None] * change
     # Green light saturates near white whatever lies behind it.
     level[..., 1] = light[..., 1] + cover * (246.0 - light[..., 1])

@@ -252,7 +252,7 @@ def cell_kind(cell: RedCell, pallor: float) -> str:
 
     Args:
         cell: the cell.
-        pallor: its central pallor (``synthetic_render.central_pallor``).
+        pallor: its central pallor (``synthetic_render.central_pallors``).
     """
     if cell.kind != "disc":
         return cell.kind

@@ -20,7 +20,7 @@ def field_at(field: tuple[np.ndarray, np.ndarray, np.ndarray], points: np.ndarra
     """Probability (n,) that a cell stays at each of ``points`` (n, 2)."""
     vectors, phases, amplitudes = field
     waves = (amplitudes * np.cos(points @ vectors.T + phases)).sum(axis=1)
-    return np.clip((1 + waves) / (1 + amplitudes.sum()), 0.02, 1)
+    return np.asarray(np.clip((1 + waves) / (1 + amplitudes.sum()), 0.02, 1))
 
 
 def scatter(
@@ -87,7 +87,7 @@ def _rim_points(others: np.ndarray, obstacles: int, radius: float, rng: np.rando
     angle = rng.uniform(0, 2 * np.pi, _CANDIDATES)
     distance = (hosts[:, 2] + radius) * (0.62 + 0.42 * rng.uniform(size=_CANDIDATES) ** 0.6)
     distance = np.where(chosen < obstacles, hosts[:, 2] + radius + 0.6, distance)
-    return hosts[:, :2] + distance[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    return np.asarray(hosts[:, :2] + distance[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1))
 
 
 def _chain_points(
@@ -101,11 +101,12 @@ def _chain_points(
 
 def _gaps(points: np.ndarray, radius: float, others: np.ndarray) -> np.ndarray:
     """Room (m, n) between discs at ``points`` (m, 2) and the others (n, 3); negative where they overlap."""
-    return np.hypot(points[:, None, 0] - others[:, 0], points[:, None, 1] - others[:, 1]) - radius - others[:, 2]
+    apart = np.hypot(points[:, None, 0] - others[:, 0], points[:, None, 1] - others[:, 1])
+    return np.asarray(apart - radius - others[:, 2])
 
 
 def _fits(gaps: np.ndarray, radius: float, others: np.ndarray, obstacles: int, depth: float) -> np.ndarray:
     """Tell for each point (m,) whether a disc there covers no neighbour deeper than ``depth`` of the smaller radius."""
     allowed = -depth * np.minimum(radius, others[:, 2]) + (0.3 if depth == 0 else 0.0)
     allowed[:obstacles] = 0.5
-    return (gaps >= allowed).all(axis=1)
+    return np.asarray((gaps >= allowed).all(axis=1))

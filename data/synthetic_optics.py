@@ -150,7 +150,7 @@ def transmit(density: np.ndarray, stain: Stain, camera: Camera) -> np.ndarray:
     falloff = 1 + float(camera.gradient[0]) * rows + float(camera.gradient[1]) * columns
     falloff = falloff - camera.vignetting * (rows**2 + columns**2) / 2
     bluer = float(camera.tint[0]) * rows + float(camera.tint[1]) * columns
-    light = np.exp(np.float32(-np.log(10)) * density.astype(np.float32, copy=False))
+    light: np.ndarray = np.exp(np.float32(-np.log(10)) * density.astype(np.float32, copy=False))
     light *= stain.background.astype(np.float32)
     light[..., 0] *= falloff * (1 - bluer)
     light[..., 1] *= falloff
@@ -158,8 +158,13 @@ def transmit(density: np.ndarray, stain: Stain, camera: Camera) -> np.ndarray:
     return light
 
 
-def expose(light: np.ndarray, camera: Camera, rng: np.random.Generator) -> np.ndarray:
-    """Take the picture: blur and colour fringe of the lens, noise and sharpening of the camera, eight bits.
+def to_eight_bits(light: np.ndarray) -> np.ndarray:
+    """Round grey levels to uint8; what is brighter than white or darker than black is cut off."""
+    return np.asarray(np.clip(np.rint(light), 0, 255), dtype=np.uint8)
+
+
+def develop(light: np.ndarray, camera: Camera, rng: np.random.Generator) -> np.ndarray:
+    """Take the picture: blur and colour fringe of the lens, noise and sharpening of the camera.
 
     Args:
         light: (h, w, 3) grey levels behind the smear.
@@ -167,18 +172,8 @@ def expose(light: np.ndarray, camera: Camera, rng: np.random.Generator) -> np.nd
         rng: source of the noise.
 
     Returns:
-        (h, w, 3) uint8.
+        (h, w, 3) float32, not rounded.
     """
-    return to_eight_bits(develop(light, camera, rng))
-
-
-def to_eight_bits(light: np.ndarray) -> np.ndarray:
-    """Round grey levels to uint8; what is brighter than white or darker than black is cut off."""
-    return np.clip(np.rint(light), 0, 255).astype(np.uint8)
-
-
-def develop(light: np.ndarray, camera: Camera, rng: np.random.Generator) -> np.ndarray:
-    """Return the picture of :func:`expose` before it is rounded: (h, w, 3) float32."""
     picture = np.empty(light.shape, np.float32)
     farther = _out_of_focus(light.shape[:2], camera) if camera.tilt[2] else None
     for channel, side in enumerate((1, 0, -1)):
@@ -197,13 +192,14 @@ def develop(light: np.ndarray, camera: Camera, rng: np.random.Generator) -> np.n
 
 
 def _blur(image: np.ndarray, sd: float) -> np.ndarray:
-    return ndimage.gaussian_filter(image, sd, mode="nearest", truncate=3)
+    return np.asarray(ndimage.gaussian_filter(image, sd, mode="nearest", truncate=3))
 
 
 def _out_of_focus(shape: tuple[int, int], camera: Camera) -> np.ndarray:
     """Weight (h, w) of the added blur: 0 at the near end of the field, 1 at the far end."""
     rows, columns = np.linspace(-1, 1, shape[0])[:, None], np.linspace(-1, 1, shape[1])[None, :]
-    return np.clip(0.5 + (camera.tilt[0] * rows + camera.tilt[1] * columns) / 2, 0, 1).astype(np.float32)
+    weight = 0.5 + (camera.tilt[0] * rows + camera.tilt[1] * columns) / 2
+    return np.asarray(np.clip(weight, 0, 1), dtype=np.float32)
 
 
 def _noise(image: np.ndarray, camera: Camera, channel: int, rng: np.random.Generator) -> np.ndarray:
@@ -215,4 +211,4 @@ def _noise(image: np.ndarray, camera: Camera, channel: int, rng: np.random.Gener
     if width > 0:
         grain = ndimage.gaussian_filter(grain, width, mode="wrap", truncate=2.5)
         grain = grain / max(float(grain.std()), 1e-12)
-    return sigma * grain * np.float32(_GRAIN[channel])
+    return np.asarray(sigma * grain * np.float32(_GRAIN[channel]))

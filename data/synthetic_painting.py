@@ -138,7 +138,7 @@ def _beyond(filled: np.ndarray, start: np.ndarray, side: slice) -> np.ndarray:
     length = filled.shape[1]
     first = start + np.argmax(filled > 0, axis=1)
     last = start + length - 1 - np.argmax(filled[:, ::-1] > 0, axis=1)
-    return (first <= side.start) | (last >= side.stop - 1)
+    return np.asarray((first <= side.start) | (last >= side.stop - 1))
 
 
 def _part(start: int, length: int, limit: int) -> slice:

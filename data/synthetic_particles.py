@@ -29,7 +29,7 @@ def soft_disc(rows: np.ndarray, columns: np.ndarray, disc: tuple[float, float, f
 def fine_texture(shape: tuple[int, ...], grain: float, rng: np.random.Generator) -> np.ndarray:
     """Draw smooth noise of mean 0 and standard deviation 1; ``grain`` is its smoothness in pixels."""
     noise = ndimage.gaussian_filter(rng.standard_normal(shape), grain, mode="nearest", truncate=3)
-    return noise * (2 * np.sqrt(np.pi) * grain)
+    return np.asarray(noise * (2 * np.sqrt(np.pi) * grain))
 
 
 def paint_platelets(

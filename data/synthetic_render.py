@@ -91,7 +91,7 @@ def _cut(radius: np.ndarray, turned: np.ndarray, cells: Sequence[RedCell]) -> np
 def _reach(radius: np.ndarray, turned: np.ndarray, bend: np.ndarray) -> np.ndarray:
     """Largest distance (n,) of the bent outlines from the origin."""
     along, across = radius * np.cos(turned), radius * np.sin(turned)
-    return np.hypot(along, across + bend * along**2).max(axis=1)
+    return np.asarray(np.hypot(along, across + bend * along**2).max(axis=1))
 
 
 def profile(
@@ -114,7 +114,7 @@ def profile(
     dome = inside ** column(cells, "edge")
     squared = (rho if dimple is None else dimple) ** (2 * column(cells, "width"))
     _, second, fourth = EVANS_FUNG
-    height = dome * np.clip(column(cells, "centre") + (second + fourth * squared) * squared, 0, None)
+    height: np.ndarray = dome * np.clip(column(cells, "centre") + (second + fourth * squared) * squared, 0, None)
     full = np.array([cell.kind == "spherocyte" for cell in cells])
     if full.any():
         height[full] = np.sqrt(inside[full])
@@ -128,13 +128,6 @@ def profile(
         fold = np.cos(column(cells, "spikes")[spiked] * theta[spiked] / 2 + 9 * rho[spiked])
         height[spiked] *= 1 + 0.22 * fold * np.clip(rho[spiked], 0, 1)
     return height
-
-
-def thickness(cell: RedCell, rho: np.ndarray, dimple: np.ndarray | None = None) -> np.ndarray:
-    """:func:`profile` of one cell, with ``rho`` of any shape."""
-    shaped = np.asarray(rho, np.float32).reshape(1, 1, -1)
-    seen = None if dimple is None else np.asarray(dimple, np.float32).reshape(1, 1, -1)
-    return profile([cell], shaped, seen).reshape(np.shape(rho))
 
 
 def central_pallors(cells: Sequence[RedCell]) -> np.ndarray:
@@ -162,11 +155,6 @@ def central_pallors(cells: Sequence[RedCell]) -> np.ndarray:
     return np.where(flat, 0.0, np.minimum(rho[outer] * np.sqrt(slit) * beyond, 1.0)).astype(float)
 
 
-def central_pallor(cell: RedCell) -> float:
-    """:func:`central_pallors` of one cell."""
-    return float(central_pallors([cell])[0])
-
-
 def render_cells(cells: Sequence[RedCell], places: np.ndarray) -> Iterator[CellPatches]:
     """Draw cells, those of about equal size together.
 
@@ -182,12 +170,6 @@ def render_cells(cells: Sequence[RedCell], places: np.ndarray) -> Iterator[CellP
         numbers = order[start : start + _CHUNK]
         reach = int(np.ceil(reaches[numbers].max() + RIM_BEYOND_MASK)) + 2
         yield _render([cells[n] for n in numbers], places[numbers], tables[numbers].astype(np.float32), reach, numbers)
-
-
-def render_cell(cell: RedCell, x: float, y: float) -> tuple[np.ndarray, np.ndarray, int, int]:
-    """Draw one cell; return its load (p, p), mask (p, p), and the row and column of the patch on the canvas."""
-    patches = next(render_cells([cell], np.array([[x, y]])))
-    return patches.load[0], patches.masks[0], int(patches.top[0]), int(patches.left[0])
 
 
 def _render(
@@ -225,7 +207,7 @@ def _look_up(tables: np.ndarray, theta: np.ndarray) -> np.ndarray:
     wrapped = np.concatenate([tables, tables[:, :2]], axis=1).ravel()
     first += (np.arange(len(tables), dtype=np.int32) * (_ANGLES + 2))[:, None, None]
     low = wrapped[first]
-    return low + part * (wrapped[first + 1] - low)
+    return np.asarray(low + part * (wrapped[first + 1] - low))
 
 
 def _dimple_distance(cells: list[RedCell], along: np.ndarray, across: np.ndarray, rho: np.ndarray) -> np.ndarray:
@@ -234,4 +216,4 @@ def _dimple_distance(cells: list[RedCell], along: np.ndarray, across: np.ndarray
     shift = np.array([cell.shift for cell in cells], np.float32)[:, :, None, None]
     slit = column(cells, "slit")
     narrow = slit + (1 - slit) * (1 - inward)
-    return np.hypot(along - shift[:, 0] * inward, (across - shift[:, 1] * inward) / narrow)
+    return np.asarray(np.hypot(along - shift[:, 0] * inward, (across - shift[:, 1] * inward) / narrow))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import multiprocessing
-import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -20,11 +20,14 @@ from data.records import ANEMIC, CLASS_NAMES
 from data.synthetic import SYNTHESIS_VERSION, CellTruth, check_arguments, label_and_severity, synthesize
 from data.synthetic_masks import anerbc_mask
 from data.synthetic_populations import blood_count_report
+from util.cores import usable_cores
 from util.errors import UserError
 
 TREE = "AneRBC-I"
 NOTICE = "SYNTHETIC.txt"
 MASKS = ("red_cells", "anerbc")
+_AGAIN = "synthesise the data set again (3TDCFNet_data.py synthesize)"
+_SEED = re.compile(r"\bseed \d+")
 _FEW = 16  # below this many pictures, starting processes takes longer than it saves
 _MOST_WORKERS = 16
 _FOLDERS = ("Original_images", "Binary_segmented", "Instances", "CBC_reports")
@@ -181,12 +184,7 @@ def _worker_count(workers: int | None, count: int) -> int:
     """Return the processes to use."""
     if workers is not None:
         return min(workers, count)
-    return 1 if count < _FEW else min(_processors(), _MOST_WORKERS)
-
-
-def _processors() -> int:
-    """Return how many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 1 if count < _FEW else min(usable_cores(), _MOST_WORKERS)
 
 
 def _run(jobs: list[_Job], workers: int) -> Iterator[list[CellTruth]]:
@@ -245,6 +243,24 @@ def _write_truth(path: Path, jobs: list[_Job]) -> None:
             writer.writerow([image_path(job.stem), label, severity or "", job.stem])
 
 
+def series_of(root: Path) -> str:
+    """Which series a synthetic data set is of, "seed 1", as its notice says.
+
+    The pictures of one name in two series show two subjects; in one series the same one, whatever count and size.
+
+    Raises:
+        UserError: the notice is missing, cannot be read or names no seed.
+    """
+    path = next((p for p in (root / TREE / NOTICE, root / NOTICE) if p.is_file()), root / NOTICE)
+    try:
+        stated = _SEED.search(path.read_text(encoding="utf-8", errors="replace"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read", found=error.strerror or str(error), remedy=_AGAIN) from error
+    if stated is None:
+        raise UserError(f"{path}: the notice names no seed", expected="seed and a number", remedy=_AGAIN)
+    return stated[0]
+
+
 def read_severities(root: Path) -> dict[str, str]:
     """The grades of a synthetic data set by image path relative to its AneRBC-I folder; healthy images have none.
 
@@ -252,11 +268,15 @@ def read_severities(root: Path) -> dict[str, str]:
         UserError: truth.csv is missing or has lost its columns.
     """
     path = next((p for p in (root / TREE / "truth.csv", root / "truth.csv") if p.is_file()), None)
-    remedy = "synthesise the data set again (3TDCFNet_data.py synthesize)"
     if path is None:
-        raise UserError(f"{root}: a synthetic data set without its truth.csv", remedy=remedy)
-    with path.open(newline="", encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
-    if rows and not {"image", "severity"} <= set(rows[0]):
-        raise UserError(f"{path}: columns image and severity are missing", found=", ".join(rows[0]), remedy=remedy)
+        raise UserError(f"{root}: a synthetic data set without its truth.csv", remedy=_AGAIN)
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            rows = list(csv.DictReader(stream))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: cannot be read", found=str(error), remedy=_AGAIN) from error
+    if any(row.get("image") is None or row.get("severity") is None for row in rows):
+        raise UserError(
+            f"{path}: columns image and severity are missing", found=", ".join(map(str, rows[0])), remedy=_AGAIN
+        )
     return {row["image"]: row["severity"] for row in rows if row["severity"]}

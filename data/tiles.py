@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
 import shutil
 import tempfile
 from collections import deque
@@ -16,12 +14,13 @@ import numpy.typing as npt
 from PIL import Image
 
 from data.images import read_rgb, read_size
+from data.layout_anerbc import FULL_SMEAR
 from data.readers import read_dataroot
 from data.records import HEALTHY, SmearRecord
+from util.cores import usable_cores
 from util.errors import UserError
 
 TILED_NAME = "AneRBC-II"
-_FULL_SMEAR = re.compile(r"(\d+)_([ah])", re.ASCII)
 _MOST_TILES = 99
 
 
@@ -133,7 +132,7 @@ def _check_sources(records: Sequence[SmearRecord], columns: int, rows: int) -> N
     """Refuse smears that cannot become AneRBC-II tiles."""
     named: dict[tuple[int, str], SmearRecord] = {}
     for record in records:
-        matched = _FULL_SMEAR.fullmatch(record.image.stem)
+        matched = FULL_SMEAR.fullmatch(record.image.stem)
         if matched is None or not record.mask_dark:
             raise UserError(
                 f"{record.image}: not a full smear of AneRBC-I",
@@ -164,7 +163,7 @@ def _write_all(
     def write(record: SmearRecord) -> None:
         _write_smear(record, folder, columns, rows)
 
-    with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(workers or min(8, usable_cores())) as pool:
         written = pool.map(write, records)
         deque(tqdm(written, total=len(records), desc="tiling", unit="smear", disable=not progress), maxlen=0)
 

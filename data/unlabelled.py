@@ -24,27 +24,24 @@ from data import manifest
 from data.datasets import SYNTHETIC, embedded_root
 from data.file_listing import ignored, is_image_name, some, unlistable
 from data.images import ACCEPTED, FAMILY_OF_SUFFIX, MAX_PAGES, otsu_mask, page_count, read_smear
-from data.loader import UNKNOWN, WHITE, Batch, in_order, planes_of, resize_image, resize_mask, usable_cores
+from data.layout_folders import NO_SMEARS
+from data.loader import UNKNOWN, WHITE, Batch, in_order, planes_of, resize_image, resize_mask
 from data.problems import Problems
 from data.readers import LAYOUTS, Layout
 from data.records import SmearRecord
 from data.side_by_side import looks_side_by_side, with_masks
 from data.synthetic_writer import NOTICE, TREE
 from data.vocabulary import word
+from util.cores import usable_cores
 from util.errors import UserError
 
 ANY_IMAGES, ONE_IMAGE, PATTERN = "any images", "one image", "a pattern"
 MANIFEST, JOINED = "manifest", "side-by-side images"
-# Below class folders these hold no smears.
-_NO_SMEARS = frozenset(
-    {"binary", "binary_segmented", "mask", "masks", "gt", "ground_truth", "label", "labels", "annotations", "instances"}
-    | {"segmentation", "cbc_reports", "rgb_segmented"}
-)
 # Where the smears of a layout lie, by the words of the folders between the data root and the image.
 _SMEARS_LIE: dict[str, Callable[[Sequence[str]], bool]] = {
     "AneRBC tree": lambda folders: "original_images" in folders,
     "paired tree": lambda folders: folders[:1] == ["rgb"],
-    "class folders": lambda folders: not _NO_SMEARS & set(folders),
+    "class folders": lambda folders: not NO_SMEARS & set(folders),
 }
 
 
@@ -227,7 +224,7 @@ def _of_folder(folder: Path, image_root: Path | None, hidden: set[Path]) -> Unla
 
 def _note_masks(found: Unlabelled) -> None:
     """Say so where images of a folder without a known layout look like masks by their folder's name."""
-    doubtful = [r.name for r in found.records if _NO_SMEARS & {word(part) for part in Path(r.name).parent.parts}]
+    doubtful = [r.name for r in found.records if NO_SMEARS & {word(part) for part in Path(r.name).parent.parts}]
     if doubtful:
         found.notes.append(
             f"{len(doubtful)} images lie in folders named like masks (first {doubtful[0]!r}) and are judged as smears:"
@@ -376,6 +373,7 @@ class SmearStream:
         load_sizes: sides that images are resized to, pixels; the networks of an ensemble may see different ones.
         batch_size: images in a batch.
         otsu: whether Otsu's masks stand in for those that the network does not draw.
+        masks: whether the network looks at them; else the batches' masks are empty.
         workers: threads that read, by default one a core.
 
     Attributes:
@@ -390,9 +388,10 @@ class SmearStream:
         batch_size: int,
         *,
         otsu: bool,
+        masks: bool = True,
         workers: int | None = None,
     ) -> None:
-        self.records, self.batch_size, self.otsu = found.records, batch_size, otsu
+        self.records, self.batch_size, self.otsu, self.masks = found.records, batch_size, otsu, masks
         self.load_sizes = (load_sizes,) if isinstance(load_sizes, int) else tuple(dict.fromkeys(load_sizes))
         self.names = [record.name for record in self.records]
         self.workers = workers or usable_cores()
@@ -454,7 +453,7 @@ class SmearStream:
         """One smear decoded for every load size, or why it cannot be."""
         self._seen[position] = self.stamp(position)
         try:
-            return _entries_of(read_smear(self.records[position]), self.load_sizes)
+            return _entries_of(read_smear(self.records[position]), self.load_sizes, self.masks)
         except UserError as error:
             return error
 
@@ -462,14 +461,16 @@ class SmearStream:
 Entries: TypeAlias = Mapping[int, npt.NDArray[np.uint8]]  # by load size S: an image and its mask, (4 S S,)
 
 
-def batches_of(rgb: npt.NDArray[np.uint8], load_sizes: Sequence[int], device: torch.device) -> dict[int, Batch]:
-    """Batches by load size of one image (H, W, 3) that is in memory; its index is 0."""
-    return _batches([0], [_entries_of(rgb, load_sizes)], device)
+def batches_of(
+    rgb: npt.NDArray[np.uint8], load_sizes: Sequence[int], device: torch.device, *, masks: bool = True
+) -> dict[int, Batch]:
+    """Batches by load size of one image (H, W, 3) that is in memory; its index is 0, its mask Otsu's or empty."""
+    return _batches([0], [_entries_of(rgb, load_sizes, masks)], device)
 
 
-def _entries_of(rgb: npt.NDArray[np.uint8], load_sizes: Sequence[int]) -> Entries:
-    """An image resized to every load size, with Otsu's mask."""
-    mask = otsu_mask(rgb)
+def _entries_of(rgb: npt.NDArray[np.uint8], load_sizes: Sequence[int], masks: bool) -> Entries:
+    """An image resized to every load size, with Otsu's mask or, where nobody looks at it, an empty one."""
+    mask = otsu_mask(rgb) if masks else np.zeros((1, 1), bool)
     return {
         size: np.concatenate([resize_image(rgb, size).reshape(-1), resize_mask(mask, size).reshape(-1)])
         for size in load_sizes

@@ -19,8 +19,6 @@ import re
 
 from data.records import ANEMIC, HEALTHY
 
-SEVERITIES = ("Mild", "Chronic")
-
 LABEL_OF_WORD = {
     "healthy": HEALTHY,
     "healthy_individuals": HEALTHY,

@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from options.definitions import at_least, fraction, seed_number
 from options.parser import Parser, refuse_unknown, value_parser
+from options.values import at_least, fraction, seed_number
 from util.errors import UserError
 
 

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from options.definitions import AUTO, Option, options_of
+from options.definitions import Option, options_of
+from options.values import AUTO
 from util.errors import UserError
 from util.files import atomic_write
 

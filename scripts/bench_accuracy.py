@@ -33,9 +33,10 @@ import torch  # noqa: E402
 from data.augment import Augmentation  # noqa: E402
 from data.colour import ColourBaseline  # noqa: E402
 from data.colour_record import ColourRecord  # noqa: E402
-from data.datasets import Dataset, Side, sides, split_for_training  # noqa: E402
+from data.datasets import Dataset, Side, sides  # noqa: E402
 from data.loader import BatchLoader, DecodedSmears  # noqa: E402
 from data.records import ANEMIC, HEALTHY  # noqa: E402
+from data.run_split import SplitPlan, split_for_training  # noqa: E402
 from data.runs import open_options_dataset  # noqa: E402
 from data.splits import block_ids, rows_digest  # noqa: E402
 from data.stain import Restained, StainReference, grey_scaled  # noqa: E402
@@ -117,9 +118,7 @@ class FoldData:
     def of(cls, dataset: Dataset, split_by: str, folds: int, fold: int, options: Options) -> FoldData:
         """Deal the fold. Of a split by blocks, the blocks are the groups: they are what intervals must draw."""
         held_out = options.val_fraction + options.test_fraction
-        rows = split_for_training(
-            dataset,
-            split_file=None,
+        plan = SplitPlan(
             fractions=(1 - held_out, options.val_fraction, options.test_fraction),
             seed=SPLIT_SEED,
             drop_duplicates=options.duplicates == "drop",
@@ -128,8 +127,8 @@ class FoldData:
             folds=folds,
             fold=fold,
             split_from="draw",
-            leaks=options.leaks,
         )
+        rows = split_for_training(dataset, plan, leaks=options.leaks)
         parts = sides(dataset, rows)
         position = {record.name: index for index, record in enumerate(dataset.records)}
 

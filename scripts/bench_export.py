@@ -30,8 +30,8 @@ from models.export import TOLERANCE, Judging, as_onnx, check, metadata_of, takes
 from models.folding import folded  # noqa: E402
 from models.onnx_backend import OnnxModel, require_packages  # noqa: E402
 from models.saved import SavedNetwork, load_network  # noqa: E402
-from options.definitions import at_least  # noqa: E402
 from options.parser import Parser, value_parser  # noqa: E402
+from options.values import at_least  # noqa: E402
 from util.errors import UserError, run_door  # noqa: E402
 from util.files import atomic_write  # noqa: E402
 

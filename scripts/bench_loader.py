@@ -30,9 +30,10 @@ import torch  # noqa: E402
 
 from data.augment import Augmentation  # noqa: E402
 from data.cache import open_decoded  # noqa: E402
-from data.loader import Batch, BatchLoader, DecodedSmears, decode, usable_cores  # noqa: E402
+from data.loader import Batch, BatchLoader, DecodedSmears, decode  # noqa: E402
 from data.readers import read_dataroot  # noqa: E402
 from data.records import SmearRecord  # noqa: E402
+from util.cores import usable_cores  # noqa: E402
 from util.device import choose_device  # noqa: E402
 from util.errors import UserError, run_door  # noqa: E402
 from util.files import atomic_write  # noqa: E402

@@ -24,7 +24,7 @@ import numpy as np  # noqa: E402 - the path must be set first
 import numpy.typing as npt  # noqa: E402
 import torch  # noqa: E402
 
-from data.contents import content_digests  # noqa: E402
+from data.contents import describe_contents  # noqa: E402
 from data.loader import Batch  # noqa: E402
 from data.split_file import SplitRow, read_split  # noqa: E402
 from data.unlabelled import SmearStream, Unlabelled, batches_of, find_smears  # noqa: E402
@@ -57,7 +57,7 @@ def of_side(dataroot: str, rows: Sequence[SplitRow]) -> tuple[Unlabelled, list[S
     found = find_smears(dataroot)
     by_content = {row.content: row for row in rows}
     chosen: dict[str, int] = {}
-    for position, digest in enumerate(content_digests(found.records, progress=False)):
+    for position, digest in enumerate(describe_contents(found.records, progress=False)[0]):
         if digest in by_content:
             chosen.setdefault(digest, position)
     if not chosen:

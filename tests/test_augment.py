@@ -7,10 +7,15 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from data.augment import Augmentation, _blur, centre_offset, identity_parameters, jitter_stain, without_colour
+from data.augment import Augmentation, _blur, centre_offset, jitter_stain, without_colour
 from util.errors import UserError
 
 NOTHING = Augmentation(rotate=0, flip_x=0, flip_y=0, scale=0, crop=0, stain=0, light=0, blur=0, noise=0, grey=0)
+
+
+def identity_parameters(n: int) -> dict[str, np.ndarray]:
+    """Parameters of ``n`` samples that change nothing but cut the centre."""
+    return NOTHING.sample_parameters(n, 0, 0)
 
 
 def tensors(table: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:

@@ -14,8 +14,8 @@ from models.batch_size import MadeUpBatch, choose_batch_size, largest_batch, lar
 from models.network import Architecture
 from models.precision import MixedPrecision, low_precision, precision
 from models.trainer import TrainerSettings
-from options.definitions import AUTO
 from options.parser import parse_options
+from options.values import AUTO
 from util.errors import UserError
 from util.memory import forget_host_peak, is_out_of_memory, out_of_memory_told, recent_host_peak
 

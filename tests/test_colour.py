@@ -6,18 +6,15 @@ import time
 
 import numpy as np
 import pytest
-from PIL import Image
 from scipy.stats import skew
 
 from data.colour import (
     ColourBaseline,
-    colour_features,
     colour_statistics,
     cross_validated,
     feature_names,
     held_out,
 )
-from data.records import SmearRecord
 from util.errors import UserError
 
 # scikit-learn's threads warn where pytest has emptied the list of warning filters
@@ -154,16 +151,6 @@ def test_what_cannot_be_learned_is_refused(rng):
         cross_validated(features, labels, groups, folds=1)
     with pytest.raises(ValueError, match="fit first"):
         ColourBaseline().predict(features)
-
-
-def test_features_of_files(tmp_path, two_tone):
-    both = two_tone, two_tone[:, ::-1] // 2
-    records = []
-    for index, pixels in enumerate(both):
-        Image.fromarray(np.ascontiguousarray(pixels)).save(tmp_path / f"{index}.png")
-        records.append(SmearRecord(f"{index}.png", tmp_path / f"{index}.png"))
-    features = colour_features(records, workers=2, progress=False)
-    assert np.array_equal(features, np.stack([colour_statistics(np.ascontiguousarray(pixels)) for pixels in both]))
 
 
 def test_real_smears_are_told_by_colour_less_well_across_blocks(shared_data):

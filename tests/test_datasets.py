@@ -21,10 +21,10 @@ from data.datasets import (
     open_dataset,
     print_data,
     sides,
-    split_for_training,
 )
 from data.images import otsu_mask
 from data.records import ANEMIC, HEALTHY
+from data.run_split import SplitPlan, split_for_training
 from data.runs import load_test_data, load_training_data
 from data.splits import EXCLUDED, SplitRow, read_split, rows_digest, write_split
 from data.synthetic import synthesize
@@ -98,6 +98,11 @@ def run(tree, tmp_path) -> Path:
     """The split.csv of a run on the tree."""
     load_train(tree).record(tmp_path / "split.csv")
     return tmp_path / "split.csv"
+
+
+def divided(dataset, *, leaks="stop", **plan):
+    """The split of a run that has no split file."""
+    return split_for_training(dataset, SplitPlan(**plan), leaks=leaks)
 
 
 def refused(action, *words: str) -> None:
@@ -236,11 +241,8 @@ def test_a_split_file_of_an_earlier_version_is_refused(tree, run):
 
 
 def test_a_drawn_split_is_as_the_seed_says(tree):
-    drawn = {
-        "split_file": None, "fractions": (0.5, 0.25, 0.25), "drop_duplicates": True,
-    }  # fmt: skip
     dataset = open_dataset(str(tree))
-    first, again, other = (split_for_training(dataset, seed=seed, **drawn) for seed in (0, 0, 1))
+    first, again, other = (divided(dataset, **DRAW | {"seed": seed}) for seed in (0, 0, 1))
     assert first == again != other
 
 
@@ -311,40 +313,40 @@ def own_split(smears: Path, sides_of: dict[str, str]) -> Dataset:
     return dataclasses.replace(dataset, records=records)
 
 
-DRAW = {"split_file": None, "fractions": (0.5, 0.25, 0.25), "seed": 0, "drop_duplicates": True}
+DRAW = {"fractions": (0.5, 0.25, 0.25), "seed": 0}
 
 
 def test_the_data_s_own_split_is_taken_unless_another_is_asked_for(smears):
     whole = own_split(smears, {"003_h": "val", "004_a": "val", "001_h": "test", "002_h": "test", "005_a": "test"})
-    rows = split_for_training(whole, **DRAW)
+    rows = divided(whole, **DRAW)
     assert {row.image: row.split for row in rows} == {record.name: record.split for record in whole.records}
     assert {row.reason for row in rows} == {"given by the data"}
-    assert split_for_training(whole, split_from="data", **DRAW) == rows
-    drawn = split_for_training(whole, split_from="draw", **DRAW)
-    assert drawn == split_for_training(open_dataset(str(smears)), **DRAW) != rows
-    refused(lambda: split_for_training(whole, folds=4, fold=1, **DRAW), "gives a split of its own", "--split_from draw")
-    assert split_for_training(whole, split_from="draw", folds=4, fold=1, **DRAW)
+    assert divided(whole, split_from="data", **DRAW) == rows
+    drawn = divided(whole, split_from="draw", **DRAW)
+    assert drawn == divided(open_dataset(str(smears)), **DRAW) != rows
+    refused(lambda: divided(whole, folds=4, fold=1, **DRAW), "gives a split of its own", "--split_from draw")
+    assert divided(whole, split_from="draw", folds=4, fold=1, **DRAW)
     none = open_dataset(str(smears))
-    refused(lambda: split_for_training(none, split_from="data", **DRAW), "gives no split")
+    refused(lambda: divided(none, split_from="data", **DRAW), "gives no split")
     some = dataclasses.replace(whole, records=[dataclasses.replace(whole.records[0], split=None), *whole.records[1:]])
-    refused(lambda: split_for_training(some, **DRAW), "1 of 16 images without", whole.records[0].name)
+    refused(lambda: divided(some, **DRAW), "1 of 16 images without", whole.records[0].name)
 
 
 def test_a_leak_in_the_data_s_own_split_stops_or_is_reported(smears, capsys):
     leaking = own_split(smears, {"003_h": "val", "004_a": "val", "002_h": "test", "005_a": "test"})
     refused(
-        lambda: split_for_training(leaking, **DRAW),
+        lambda: divided(leaking, **DRAW),
         "leaks",
         "near-duplicate images (similarity 0.",
         "001_h.png'",
         "002_h.png'",
     )
-    rows = split_for_training(leaking, leaks="report", **DRAW)
+    rows = divided(leaking, leaks="report", **DRAW)
     facts = describe_split(leaking, rows)
     assert facts["leaks"]["count"] == 2 and "001_h.png' in train: near-duplicate" in facts["leaks"]["first"][0]
     print_data(facts)
     assert "LEAK: " in capsys.readouterr().out
-    clean = describe_split(leaking, split_for_training(leaking, split_from="draw", **DRAW))["leaks"]
+    clean = describe_split(leaking, divided(leaking, split_from="draw", **DRAW))["leaks"]
     assert clean == {"count": 0, "first": [], "near_duplicates": "checked"}
 
 

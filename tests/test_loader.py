@@ -153,7 +153,7 @@ def test_dark_masks_are_inverted(tmp_path):
 def test_mask_of_another_size_is_refused_by_name(tmp_path):
     records = write_smears(tmp_path, [("a", 48, 48, True), ("b", 40, 48, True)])
     wrong = SmearRecord("a.png", records[0].image, mask=records[1].mask)
-    with pytest.raises(UserError, match=r"(?s)b_mask\.png.*48 x 48.*40 x 48"):
+    with pytest.raises(UserError, match=r"(?s)a\.png: its mask.*48x48.*40x48 in .*b_mask\.png"):
         decode([wrong], 48, progress=False)
 
 

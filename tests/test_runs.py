@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from argparse import Namespace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from data.colour_record import COLOURS, ColourRecord, read_colours, score_colour
 from data.datasets import open_dataset
 from data.loader import decode
 from data.manifest import write_manifest
+from data.mask_record import MASKS, read_masks
 from data.near_duplicates import NearPair
 from data.records import ANEMIC, HEALTHY, SmearRecord
 from data.runs import load_test_data, load_training_data
@@ -106,6 +108,80 @@ def test_a_real_smear_of_the_same_name_is_no_part_of_a_synthetic_one(smears, tmp
         pixels = np.random.default_rng(len(name)).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(real / name)
     assert len(opened_for_test(real, tmp_path).sides["test"].records) == 2
+
+
+@pytest.mark.parametrize("seed", [3, 4])
+def test_synthetic_smears_of_one_seed_join_by_name_and_those_of_another_do_not(smears, tmp_path, seed):
+    begun = train(smears, tmp_path)
+    begun.record(tmp_path / "split.csv")
+    other = tmp_path / "other"
+    write_dataset(other, count=4, seed=seed, size=2 * SIDE, workers=1)  # other pictures, in one the same subjects
+    for report in other.rglob("CBC_reports/*"):
+        report.unlink()  # so that nothing but the name can join them
+    side_of = {row.image: row.split for row in begun.rows}
+    found = {
+        record.name: name for name, side in opened_for_test(other, tmp_path).sides.items() for record in side.records
+    }
+    assert len(found) == 4 and {side_of[name] for name in found} > {"test"}
+    assert found == {name: side_of[name] if seed == 3 else "test" for name in found}
+
+
+def test_a_synthetic_data_set_whose_notice_names_no_seed_is_refused(smears, tmp_path):
+    shutil.copytree(smears, tmp_path / "set")
+    (tmp_path / "set" / "AneRBC-I" / "SYNTHETIC.txt").write_text("Everything here is synthetic.\n")
+    with pytest.raises(UserError, match="names no seed"):
+        open_dataset(str(tmp_path / "set"))
+
+
+def redrawn(root: Path, name: str) -> None:
+    """Turn the mask of an image upside down."""
+    path = root / name.replace("Original_images", "Binary_segmented")
+    Image.fromarray(np.ascontiguousarray(np.asarray(Image.open(path))[::-1])).save(path)
+
+
+def test_a_run_goes_on_with_the_masks_that_it_began_with_and_no_others(smears, tmp_path, capsys):
+    root = tmp_path / "smears"
+    shutil.copytree(smears, root)
+    begun = train(root, tmp_path)
+    begun.record(tmp_path / "split.csv")
+    train(root, tmp_path, continue_train=True).record(tmp_path / "split.csv")
+    sides_ = {row.image: row.split for row in begun.rows}
+    redrawn(root, next(name for name in sorted(sides_) if sides_[name] == "test"))  # not learned from
+    train(root, tmp_path, continue_train=True)
+    assert "masks" not in capsys.readouterr().err
+    name = next(name for name in sorted(sides_) if sides_[name] == "val")
+    redrawn(root, name)
+    with pytest.raises(UserError, match=f"true mask changed: 1 images, first '{name}'"):
+        train(root, tmp_path, continue_train=True)
+    redrawn(root, name)
+    train(root, tmp_path, continue_train=True)
+
+
+@pytest.mark.parametrize("change", ["size", "no record"])
+def test_where_changed_masks_cannot_be_told_a_warning_says_so(smears, tmp_path, capsys, change):
+    train(smears, tmp_path).record(tmp_path / "split.csv")
+    if change == "no record":
+        (tmp_path / MASKS).unlink()
+    train(smears, tmp_path, continue_train=True, loadSize=2 * SIDE if change == "size" else SIDE)
+    assert "whether they have changed cannot be told" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [b"", {"digests": np.zeros(3, np.uint8), "made_by": np.zeros(1, np.uint8)}])
+def test_a_damaged_record_of_the_masks_is_named(tmp_path, content):
+    if isinstance(content, dict):
+        np.savez(tmp_path / MASKS, **content)
+    else:
+        (tmp_path / MASKS).write_bytes(content)
+    with pytest.raises(UserError, match=MASKS):
+        read_masks(tmp_path / MASKS)
+
+
+def test_a_new_run_removes_every_record_beside_the_split(smears, tmp_path):
+    folder = RunFolder(str(tmp_path), "run")
+    train(smears, tmp_path).record(folder.split)
+    assert MASKS in {path.name for path in folder.folder.iterdir()}
+    folder.begin()
+    assert not list(folder.folder.iterdir())
 
 
 def test_a_pair_that_only_the_fingerprints_see_joins_nothing(smears, monkeypatch):

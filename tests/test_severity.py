@@ -8,7 +8,7 @@ import pytest
 
 from data.readers import read_dataroot
 from data.records import ANEMIC, HEALTHY, SmearRecord
-from data.severity import check_haemoglobin, haemoglobin_of, who_grade, with_severities
+from data.severity import check_haemoglobin, haemoglobin_of, with_severities
 from util.errors import UserError
 
 
@@ -81,26 +81,6 @@ def test_what_no_blood_has_is_refused(value):
         check_haemoglobin(value, "x")
     with pytest.raises(UserError):
         haemoglobin_of(record(haemoglobin=value))
-
-
-@pytest.mark.parametrize(
-    ("value", "female", "male"),
-    [
-        # WHO 2024, g/dL: women mild 11.0-11.9, men mild 11.0-12.9, both moderate 8.0-10.9, severe < 8.0
-        (13.0, "none", "none"),
-        (12.9, "none", "mild"),
-        (12.0, "none", "mild"),
-        (11.9, "mild", "mild"),
-        (11.0, "mild", "mild"),
-        (10.9, "moderate", "moderate"),
-        (8.0, "moderate", "moderate"),
-        (7.9, "severe", "severe"),
-        (1.5, "severe", "severe"),
-    ],
-)
-def test_grades_are_who_s(value, female, male):
-    assert (who_grade(value, sex="female"), who_grade(value, sex="male")) == (female, male)
-    assert who_grade(value) == female and who_grade(value, unknown_sex="male") == male
 
 
 STATED = [

@@ -15,6 +15,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from data.contents import describe_contents
 from data.images import content_digest
 from data.leaks import Learned, accept, read_fingerprints, write_fingerprints
 from data.near_duplicates import FINGERPRINT_BYTES, NearPair
@@ -26,10 +27,8 @@ from data.splits import (
     SIDES,
     Placement,
     SplitRow,
-    assign,
     block_ids,
     check_groups,
-    content_digests,
     exclusions,
     find_leaks,
     given_split,
@@ -60,6 +59,11 @@ def sides_by(rows, key) -> dict[str, set[str]]:
     return sides
 
 
+def assign(records, digests, rows):
+    """The side of each image."""
+    return [placement.side for placement in place(records, digests, rows)]
+
+
 # digests, groups, exclusions
 
 
@@ -70,9 +74,9 @@ def test_digests_are_of_the_decoded_pixels_in_order(tmp_path, rng, capsys):
         path = tmp_path / f"{index}.{'png' if index % 2 else 'bmp'}"
         Image.fromarray(array).save(path)
         records.append(SmearRecord(path.name, path))
-    assert content_digests(records, workers=2, progress=False) == [content_digest(array) for array in arrays]
+    assert describe_contents(records, workers=2, progress=False)[0] == [content_digest(array) for array in arrays]
     assert capsys.readouterr().err == ""
-    content_digests(records)
+    describe_contents(records)
     captured = capsys.readouterr()
     assert "5/5" in captured.err and captured.out == ""
 
@@ -80,7 +84,7 @@ def test_digests_are_of_the_decoded_pixels_in_order(tmp_path, rng, capsys):
 def test_digests_of_an_unreadable_image_are_refused(tmp_path):
     (tmp_path / "x.png").write_bytes(b"nothing")
     with pytest.raises(UserError, match="x.png"):
-        content_digests([SmearRecord("x.png", tmp_path / "x.png")], progress=False)
+        describe_contents([SmearRecord("x.png", tmp_path / "x.png")], progress=False)
 
 
 def test_groups_join_parent_content_and_report_and_chain(tmp_path):
@@ -666,7 +670,7 @@ def test_groups_are_computed_anew(tmp_path):
 
 def test_real_smears_have_the_known_duplicates_and_split_evenly(shared_data):
     records = read_dataroot(shared_data / "anerbc_326x256")
-    digests = content_digests(records, progress=False)
+    digests, _ = describe_contents(records, progress=False)
     sizes = Counter(digests)
     both = {
         digest for digest in sizes if len({r.label for r, d in zip(records, digests, strict=True) if d == digest}) == 2

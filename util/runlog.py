@@ -16,7 +16,8 @@ from util.errors import UserError
 from util.files import atomic_write, make_folder, remove_unfinished, unwritable
 
 LATEST, BEST = "latest", "best"
-BESIDE_SPLIT = ("fingerprints.npz", "colour_statistics.npz", "stain_reference.npz")  # of what the run learns from
+# Of what the run learns from.
+BESIDE_SPLIT = ("fingerprints.npz", "colour_statistics.npz", "stain_reference.npz", "mask_digests.npz")
 NOVELTY = "_novelty.npz"  # how a file ends that says what the training images are like to some weights
 SEVERITY_HEAD = "severity_head.json"  # learned from the train side alone, see models.grading
 
@@ -45,6 +46,8 @@ class RunFolder:
         self.folder = Path(checkpoints_dir) / name
         self.state = self.folder / "latest_state.safetensors"
         self.state_before = self.folder / "before_state.safetensors"  # the one before, should that be damaged
+        self.best_before = self.folder / "before_best.safetensors"  # the best weights when that one was saved
+        self.best_next = self.folder / "next_best.safetensors"  # those of a state that is just being saved
         self.starts = self.folder / "starts.jsonl"
         self.options = self.folder / "options.json"
         self.split = self.folder / "split.csv"
@@ -59,7 +62,8 @@ class RunFolder:
         return self.folder / f"{which}_net_3TDCFNet.safetensors"
 
     def _own_files(self) -> list[Path]:
-        named = [self.state, self.state_before, self.starts, self.options, self.split]
+        named = [self.state, self.state_before, self.best_before, self.best_next]
+        named += [self.starts, self.options, self.split]
         named += [self.gate_log, self.metrics, self.visdom_log, self.finished]
         named += [self.folder / name for name in (*BESIDE_SPLIT, SEVERITY_HEAD)]
         found = [*self.folder.glob("*_net_3TDCFNet.safetensors"), *self.folder.glob(f"*{NOVELTY}")]
