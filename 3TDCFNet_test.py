@@ -39,6 +39,7 @@ def test_run(options: Any) -> int:
     from util.files import make_folder
     from util.lock import sole_writer
     from util.memory import keep_freed_memory, out_of_memory_told
+    from util.report_gradcam import named_images
     from util.runlog import RunFolder
 
     device = choose_device(options.gpu_ids)
@@ -55,6 +56,7 @@ def test_run(options: Any) -> int:
         binary_sees=binary_sees,
         split_digest=saved.facts["data"].get("split_digest"),
     )
+    named_images(options.gradcam, [smear.name for smear in data.sides["test"].records])  # before anything is judged
     keep_freed_memory()
     remedy = "wait for it or stop it, or choose another --results_dir"
     with sole_writer(results, remedy=remedy), out_of_memory_told(options.batchSize):

@@ -8,7 +8,7 @@ import shlex
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,13 +20,17 @@ from tqdm import tqdm
 from models.assessment import PictureWriter, Pixels, SideResult, Smear, probabilities
 from models.cell_files import remove_begun
 from models.cell_stage import CellStage, severity_metrics
+from models.gradcam import look
 from models.inference import Prediction, SmearBatch, predict, see_all, see_none
+from models.network import ThreeTierDCFNet
 from models.onnx_backend import network_to_run
 from models.saved import SavedNetwork
 from util.files import unwritable
+from util.intervals import METHOD
 from util.metrics import classification_metrics
 from util.provenance import commit
 from util.report import ImageRow, Report, write_report
+from util.report_gradcam import GradCams, chosen_images
 from util.report_scores import Judged, difference, operating_point, unit_verdicts
 from util.results import output_stems, write_json, write_predictions
 from util.runlog import RunFolder, plain
@@ -63,8 +67,8 @@ class SidesToTest(Protocol):
     def facts(self) -> dict[str, Any]:
         """Plain description."""
 
-    def batches(self, side: str, device: torch.device) -> Any:
-        """Whole images of a side, or None."""
+    def batches(self, side: str, device: torch.device, only: Sequence[int] | None = None) -> Any:
+        """Whole images of a side, all or only those at some places; None where it has none."""
 
     def restained(self, side: str, device: torch.device) -> Mapping[str, Iterable[SmearBatch] | None]:
         """The same without their stain, by what was done to it; None where that cannot be done."""
@@ -139,10 +143,10 @@ class TestRun:
     def _clear(self) -> None:
         """Remove an earlier test's files, the page first: what is left of an interrupted test is no whole report."""
         try:
-            tables = (*(f"predictions{side}.csv" for side in ("", "_train", "_val")), "cells.csv", "left_out.csv")
-            for name in ("index.html", "metrics.json", *tables):
+            predictions = (f"predictions{side}.csv" for side in ("", "_train", "_val"))
+            for name in ("index.html", "metrics.json", *predictions, "cells.csv", "left_out.csv", "gradcam.csv"):
                 (self.results / name).unlink(missing_ok=True)
-            for folder in (self.results / name for name in ("masks", "images", "instances", "cells")):
+            for folder in (self.results / name for name in ("masks", "images", "instances", "cells", "gradcam")):
                 if folder.is_dir() and not folder.is_symlink():
                     shutil.rmtree(folder)
             remove_begun(self.results)
@@ -206,13 +210,37 @@ class TestRun:
             found[name] = None
             if batches is not None:
                 result = self._result(self._predict(batches, f"{side}, {name.replace('_', '-')}", count), part)
-                found[name] = result.metrics(**self._interval)
+                found[name] = self._less_as_it_is(side, result)
+        return found
+
+    def _less_as_it_is(self, side: str, changed: SideResult) -> dict[str, Any]:
+        """Metrics of changed images by head, each with the paired difference to the same images as they are."""
+        found, judged, as_is = changed.metrics(**self._interval), changed.judged(), self.judged[side]
+        for head, chance in (judged.probability if judged else {}).items():
+            less = difference(as_is.label, chance, as_is.probability[head], as_is.group, **self._interval)
+            found[head] = {**found[head], "less_as_it_is": less}
         return found
 
     def _predict(self, batches: Iterable[SmearBatch], what: str, count: int) -> Iterator[Prediction]:
         shown: Iterable[SmearBatch] = tqdm(batches, desc=f"judging {what}", unit="batch", total=count)
-        sees = see_none if self.binary_sees == "predicted" else see_all
-        return predict(self.network, shown, self.device, sees, views=self.options.test_views)
+        return predict(self.network, shown, self.device, self._sees, views=self.options.test_views)
+
+    @property
+    def _sees(self) -> Callable[[SmearBatch], torch.Tensor]:
+        """Whose given mask the binary stream sees."""
+        return see_none if self.binary_sees == "predicted" else see_all
+
+    def _looked(self, data: SidesToTest) -> GradCams | None:
+        """Where the tiers looked in chosen test images; by the network itself, whatever has judged in its place."""
+        network, chosen = self.saved.network, chosen_images(self.options.gradcam, self.rows)
+        if not chosen or not isinstance(network, ThreeTierDCFNet):
+            return None
+
+        def pixels(index: int) -> np.ndarray:
+            return data.pixels(PICTURED, index)[0]
+
+        batches = data.batches(PICTURED, self.device, chosen)
+        return look(network, batches, self._sees, self.rows, chosen, pixels, self.results)
 
     def _result(self, stream: Iterable[Prediction], part: SideOfSplit) -> SideResult:
         probability = self._collect(stream, len(part.records))
@@ -298,6 +326,7 @@ class TestRun:
             "test_views": self.options.test_views,
             "backend": self.options.backend,
             "seed": self.options.seed,
+            "intervals": {"method": METHOD, "resamples": self.options.resamples},
             "command": shlex.join(["python", *sys.argv]),
             "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}},
             "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU",
@@ -350,6 +379,7 @@ class TestRun:
             images=self.rows,
             cells=self.cells.gallery if self.cells else None,
             colours=self.colours,
+            gradcam=self._looked(data),
             gate_log=self.folder.gate_rows(),
             history=self.folder.history(),
             warnings=self._warnings(data),

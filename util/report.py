@@ -30,6 +30,7 @@ from util.report_content import (
     sample_caution,
     scores_of,
 )
+from util.report_gradcam import gradcam
 from util.report_headline import headline
 from util.report_images import cell_words, images, rows_json
 from util.report_notices import notices
@@ -67,7 +68,8 @@ __all__ = [
 
 LONGEST_FACT = 90  # characters: what is longer stands with the provenance alone
 FILES = (
-    "predictions.csv", "predictions_train.csv", "predictions_val.csv", "cells.csv", "left_out.csv", "metrics.json",
+    "predictions.csv", "predictions_train.csv", "predictions_val.csv", "cells.csv", "left_out.csv", "gradcam.csv",
+    "metrics.json",
 )  # fmt: skip
 
 
@@ -215,6 +217,7 @@ SECTIONS = (
     Section("segmentation", "Cell masks", segmentation, "Masks"),
     Section("severity", "Severity (Module-II)", severity, "Severity"),
     Section("errors", "Most confidently wrong", errors, "Errors"),
+    Section("gradcam", "Where the tiers looked (Grad-CAM)", gradcam, "Grad-CAM"),
     Section("images", "Images", images),
     Section("provenance", "How these figures were made", provenance, "Provenance"),
 )

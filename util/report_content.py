@@ -12,10 +12,11 @@ from util.figures import HEADS, NOT_EVALUATED, NOT_OPENED, SPLITS, UNPRINTABLE, 
 
 if TYPE_CHECKING:
     from util.cell_report import CellGallery
+    from util.report_gradcam import GradCams
 
 PER_PAGE = 50
 FEWEST_IMAGES, FEWEST_GROUPS = 30, 10  # below them no claim about accuracy is made
-FEWEST_EFFECTIVE = 20  # below it a bootstrap over groups gives intervals that are too short
+FEWEST_EFFECTIVE = 20  # below it the page says that few groups decide its figures
 METRICS = {
     "accuracy": "Accuracy",
     "balanced_accuracy": "Balanced acc.",
@@ -88,6 +89,7 @@ class Report:
         options: name to value, or to {"value": ..., "default": ...}; then those that differ come first.
         cells: what Module-II found, or None where it did not run.
         colours: probability of Anemic by colours alone, of the labelled images of the tested split in their order.
+        gradcam: where the tiers looked in chosen images, or None where that was not asked for.
     """
 
     title: str
@@ -99,6 +101,7 @@ class Report:
     options: dict[str, Any] = field(default_factory=dict)
     cells: CellGallery | None = None
     colours: Sequence[float] | None = None
+    gradcam: GradCams | None = None
 
 
 def printable(text: Any) -> str:
@@ -123,9 +126,9 @@ def headline_split(report: Report) -> str | None:
 
 
 def sample_caution(report: Report, split: str) -> str | None:
-    """What a reader must know of a sample that is too small for a claim or for its intervals, else None."""
+    """What a reader must know of a sample that is too small for a claim, or that few groups decide, else None."""
     scores = scores_of(report, split, "global")
-    return no_claim(scores) or short_intervals(scores)
+    return no_claim(scores) or few_groups(scores)
 
 
 def no_claim(scores: Mapping[str, Any]) -> str | None:
@@ -142,14 +145,14 @@ def no_claim(scores: Mapping[str, Any]) -> str | None:
     )
 
 
-def short_intervals(scores: Mapping[str, Any]) -> str | None:
-    """The sentence that says that the intervals of few or unequal groups are too short, else None."""
+def few_groups(scores: Mapping[str, Any]) -> str | None:
+    """The sentence that says what the intervals of few or unequal groups are worth, else None."""
     groups = scores.get("n_groups_effective")
     if groups is None or groups >= FEWEST_EFFECTIVE:
         return None
     return (
-        f"Few or unequal groups ({groups_in_words(scores)}): in simulations with such groups intervals called 95% held"
-        " the truth in 86 to 92% of cases."
+        f"Few or unequal groups ({groups_in_words(scores)}) decide these figures. The intervals are wide for that"
+        " reason: in simulations with such groups those called 95% held the truth in 89 to 100% of cases."
     )
 
 
