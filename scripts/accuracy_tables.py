@@ -195,8 +195,8 @@ def _line(variant: str, head: str, view: str, seeds: dict[int, dict[str, Resampl
 
 
 def _with_interval(score: Resampled, digits: int = 3) -> str:
-    low, high = score.interval
-    return f"{score.value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+    ends = ", ".join(f"{end:.{digits}f}" for end in score.interval or ()) or "no interval"
+    return f"{score.value:.{digits}f} [{ends}]"
 
 
 def _differences(bench: Benchmark, split: str, variants: Sequence[str]) -> Iterator[str]:
@@ -226,7 +226,7 @@ def _plot(bench: Benchmark, path: Path) -> None:
         axes = figure.add_subplot(1, len(bench.splits), panel)
         bars = list(_bars(bench, split))[::-1]
         values = np.array([score.value for _, score in bars])
-        ends = np.array([score.interval for _, score in bars])
+        ends = np.array([score.interval or [score.value] * 2 for _, score in bars])
         reach = np.clip([values - ends[:, 0], ends[:, 1] - values], 0, None)
         axes.errorbar(values, range(len(bars)), xerr=reach, fmt="o", color="#0b5fa5", capsize=3)
         axes.set_yticks(range(len(bars)), [name for name, _ in bars] if panel == 1 else [""] * len(bars))

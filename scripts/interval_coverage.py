@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
-"""Show how often the report's 95% intervals hold the true value, on simulated data whose true values are known.
+"""Show how often 95% intervals hold the true value, on simulated data whose true values are known.
 
-    python scripts/interval_coverage.py --repeats 400
+    python scripts/interval_coverage.py
     python scripts/interval_coverage.py --sizes 30,8,8,4,2,2,1,1,1,1    # unequal groups of given sizes
 
-Groups of images share a shift of their score, so images of a group are not independent. The score of an image is its
-class's mean plus its group's shift plus its own noise, all normal, so that the true AUROC and the true accuracy at the
-threshold follow from the normal distribution. Beside the bootstrap over groups, which the report uses, stands one over
-single images, which such data forbid; and the paired difference of two classifiers that see the same shift.
+Images of a group share a shift of their scores, so they are not independent. The score of an image is its class's mean
+plus its group's shift plus its own noise, all normal, so that the true AUROC (of images of different groups) and the
+true accuracy follow from the normal distribution. A second classifier sees the same shift and much of the same noise,
+for paired differences: one that is worse, and one that is as good. Beside the intervals of the reports
+(``util.intervals``) stand others of the literature: the bootstrap over groups with percentiles, with expanded
+percentiles (Hesterberg, The American Statistician 69, 2015), BCa (Efron, 1987) and studentised on the logit scale.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ import argparse
 import json
 import math
 import sys
+from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,44 +28,103 @@ sys.path.insert(0, str(REPOSITORY))
 
 import numpy as np  # noqa: E402 - the path must be set first
 from numpy.typing import NDArray  # noqa: E402
-from scipy.stats import norm  # noqa: E402
+from scipy.stats import norm, t  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from util.errors import UserError, run_door  # noqa: E402
-from util.metrics import classification_metrics, effective_groups  # noqa: E402
-from util.report_scores import difference  # noqa: E402
+from util.intervals import Sizes, difference_interval, interval, left_out_weights, sizes_of  # noqa: E402
 
-SHARED, OWN = 0.8, 0.6  # standard deviation of a group's shift and of an image's noise: together 1
-FIRST, SECOND = 1.0, 0.7  # how far apart the classes' means are, for two classifiers
+Floats = NDArray[np.float64]
+FIGURES = ("auroc", "accuracy", "sensitivity")
+SECOND = {"worse": 0.8, "equal": 1.0}  # how far apart the classes' means are for the second, of the first's
+ALIKE = 0.7  # correlation of the two classifiers' own noise
+METHODS = ("reports", "percentile", "expanded", "BCa", "bootstrap-t")
+PAIRED = METHODS[:3]
 
 
-class Simulated(NamedTuple):
-    """One data set: labels, two classifiers' probabilities, group names."""
+class Design(NamedTuple):
+    """What is simulated: images of each group, correlation within groups, true AUROC, one class a group or both."""
 
-    label: NDArray[np.int64]
-    first: NDArray[np.float64]
-    second: NDArray[np.float64]
-    group: list[str]
+    sizes: NDArray[np.int64]
+    shared: float
+    auroc: float
+    pure: bool
+
+    @property
+    def apart(self) -> float:
+        """How far apart the classes' means are: two images differ by it, with variance 2."""
+        return float(norm.ppf(self.auroc) * math.sqrt(2))
+
+    def truths(self, share: float = 1.0) -> dict[str, float]:
+        """The true figures of a classifier whose classes are that share of it apart."""
+        right = float(norm.cdf(share * self.apart / 2))
+        auroc = float(norm.cdf(share * self.apart / math.sqrt(2)))
+        return {"auroc": auroc, "accuracy": right, "sensitivity": right}
+
+
+class Groups:
+    """One data set, as sums by group and pair of groups: every figure under any weights is a product with them.
+
+    Args:
+        label: (N,) 0 or 1.
+        score: (N,) Anemic is said above 0.
+        member: (N,) the group of each image.
+    """
+
+    def __init__(self, label: NDArray[np.int64], score: Floats, member: NDArray[np.int64]) -> None:
+        count = int(member.max()) + 1
+        inside = np.zeros((count, len(member)))
+        inside[member, np.arange(len(member))] = 1
+        beats = (score[:, None] > score) + 0.5 * (score[:, None] == score)
+        self.wins = inside @ (beats * ((label[:, None] == 1) & (label == 0))) @ inside.T
+        right = (score > 0) == (label == 1)
+        self.anemic, self.healthy, self.right, self.found = (
+            inside @ part.astype(np.float64) for part in (label == 1, label == 0, right, right & (label == 1))
+        )
+
+    def figures(self, weights: Floats) -> dict[str, Floats]:
+        """AUROC, accuracy and sensitivity under (R, groups) weights, (R,) each, NaN where undefined."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            anemic, healthy = weights @ self.anemic, weights @ self.healthy
+            auroc = ((weights @ self.wins) * weights).sum(axis=1) / (anemic * healthy)
+            accuracy = weights @ self.right / (anemic + healthy)
+            return {"auroc": auroc, "accuracy": accuracy, "sensitivity": weights @ self.found / anemic}
+
+    def errors(self, weights: Floats) -> dict[str, Floats]:
+        """The cluster-robust standard error of each by its influence (AUROC: Obuchowski, Biometrics 53, 1997)."""
+        said = self.figures(weights)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            anemic, healthy = (weights @ self.anemic)[:, None], (weights @ self.healthy)[:, None]
+            auroc, accuracy, sensitivity = (said[key][:, None] for key in FIGURES)
+            of_anemic = (weights @ self.wins.T / healthy - auroc * self.anemic) / anemic
+            influence = {
+                "auroc": of_anemic + (weights @ self.wins / anemic - auroc * self.healthy) / healthy,
+                "accuracy": (self.right - accuracy * (self.anemic + self.healthy)) / (anemic + healthy),
+                "sensitivity": (self.found - sensitivity * self.anemic) / anemic,
+            }
+        return {key: np.sqrt((weights * value**2).sum(axis=1)) for key, value in influence.items()}
 
 
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--groups", default="40,150", help="how many groups, half of each class; several counts")
-    parser.add_argument("--images", type=int, default=4, help="images a group, on average")
+    parser.add_argument("--groups", default="40,150", help="how many groups of equal size; several counts")
+    parser.add_argument("--images", type=int, default=4, help="images a group")
     parser.add_argument(
         "--sizes",
         help="images of each group, comma separated, or a file that holds them; takes the place of --groups and"
-        " --images, and each data set gives the classes to the groups by chance, half each",
+        " --images",
     )
-    parser.add_argument("--repeats", type=int, default=400, help="data sets that are simulated")
-    parser.add_argument("--resamples", type=int, default=1000, help="of each interval")
+    parser.add_argument("--shared", default="0,0.3,0.7", help="correlation of the scores within a group")
+    parser.add_argument("--auroc", default="0.75,0.95,0.985", help="true AUROC")
+    parser.add_argument("--repeats", type=int, default=1000, help="data sets of each design")
+    parser.add_argument("--resamples", type=int, default=499, help="of each bootstrap; 0 leaves the bootstraps out")
     parser.add_argument("--seed", type=int, default=0, help="of the simulation")
     parser.add_argument("--out", type=Path, help="write the figures as JSON, too")
     return parser.parse_args()
 
 
-def sizes_of(text: str) -> NDArray[np.int64]:
+def sizes_in(text: str) -> NDArray[np.int64]:
     """Images of each group, from a list or from a file that holds one.
 
     Raises:
@@ -78,93 +141,148 @@ def sizes_of(text: str) -> NDArray[np.int64]:
     return sizes
 
 
-def simulate(sizes: NDArray[np.int64], generator: np.random.Generator, *, shuffled: bool = False) -> Simulated:
-    """Draw groups of these sizes, half of the groups anemic: every second one, or by chance."""
-    groups = len(sizes)
-    member = np.repeat(np.arange(groups), sizes)
-    classes = np.arange(groups) % 2
-    label = (generator.permutation(classes) if shuffled else classes)[member].astype(np.int64)
-    shift = SHARED * generator.normal(size=groups)[member]
-    centred = 2.0 * label - 1
-    scores = [apart / 2 * centred + shift + OWN * generator.normal(size=len(label)) for apart in (FIRST, SECOND)]
-    first, second = (norm.cdf(score) for score in scores)  # above 0.5 exactly where the score is above 0
-    return Simulated(label, first, second, [f"g{m}" for m in member])
+def simulate(
+    design: Design, generator: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64], dict[str, Floats]]:
+    """Labels, groups and the scores of the first classifier and the second ones; both classes are always there."""
+    groups = len(design.sizes)
+    member = np.repeat(np.arange(groups), design.sizes)
+    label = np.zeros(len(member), dtype=np.int64)
+    while not 0 < label.sum() < len(label):
+        classes = generator.permutation(np.arange(groups) % 2)
+        label = classes[member] if design.pure else generator.integers(0, 2, len(member))
+    shift = math.sqrt(design.shared) * generator.normal(size=groups)[member]
+    own = generator.normal(size=(2, len(member)))
+    noise = math.sqrt(1 - design.shared) * np.array([own[0], ALIKE * own[0] + math.sqrt(1 - ALIKE**2) * own[1]])
+    half = (2 * label - 1) * design.apart / 2
+    scores = {"first": half + shift + noise[0]}
+    return label, member, scores | {name: share * half + shift + noise[1] for name, share in SECOND.items()}
 
 
-def truths(apart: float) -> dict[str, float]:
-    """AUROC and accuracy in the whole population.
-
-    Two images of different classes are of different groups, so their scores differ by ``apart`` with variance 2; a
-    score lies on the right side of 0 with probability Phi(apart / 2).
-    """
-    spread = math.hypot(SHARED, OWN)
+def sizes_for(label: NDArray[np.int64], member: NDArray[np.int64], groups: int) -> dict[str, Sizes]:
+    """What the groups say about each figure, as the reports reckon it."""
     return {
-        "auroc": float(norm.cdf(apart / (spread * math.sqrt(2)))),
-        "accuracy": float(norm.cdf(apart / 2 / spread)),
+        "auroc": sizes_of(member, groups, label == 0, label == 1),
+        "accuracy": sizes_of(member, groups, label >= 0),
+        "sensitivity": sizes_of(member, groups, label == 1),
     }
 
 
-def holds(interval: list[float] | None, value: float) -> float:
-    """1 where an interval holds a value, 0 where not, NaN where there is none."""
-    return math.nan if interval is None else float(interval[0] <= value <= interval[1])
+def one_repeat(design: Design, generator: np.random.Generator, resamples: int) -> Iterator[tuple[str, float, Any]]:
+    """What is estimated, its true value and its intervals by method, of one data set."""
+    label, member, scores = simulate(design, generator)
+    groups = len(design.sizes)
+    data = {name: Groups(label, score, member) for name, score in scores.items()}
+    every, left_out = np.ones((1, groups)), np.concatenate(list(left_out_weights(groups, groups, 0)))
+    drawn = generator.multinomial(groups, np.full(groups, 1 / groups), size=resamples).astype(np.float64)
+    value, without, resampled = ({name: d.figures(w) for name, d in data.items()} for w in (every, left_out, drawn))
+    first, errors = data["first"], data["first"].errors(drawn)
+    sizes, error = sizes_for(label, member, groups), first.errors(every)
+    for key in FIGURES:
+        one, less, many = float(value["first"][key][0]), without["first"][key], resampled["first"][key]
+        found = {"reports": interval(one, less, sizes[key])}
+        if resamples:
+            found |= bootstraps(one, many, sizes[key].effective)
+            found |= {"BCa": bca(one, many, less), "bootstrap-t": studentised(one, many, error[key], errors[key])}
+        yield key, design.truths()[key], found
+        for name, share in SECOND.items() if key != "sensitivity" else ():
+            other = float(value[name][key][0])
+            found = {"reports": difference_interval(one, other, less, without[name][key], sizes[key])}
+            if resamples:
+                found |= bootstraps(one - other, many - resampled[name][key], sizes[key].effective)
+            yield f"{key} less one that is {name}", design.truths()[key] - design.truths(share)[key], found
 
 
-def one_repeat(data: Simulated, seed: int, resamples: int) -> dict[str, float]:
-    """Which intervals of one data set hold the truth."""
-    given = {"resamples": resamples, "seed": seed}
-    known, other = truths(FIRST), truths(SECOND)
-    by_group = classification_metrics(data.label, data.first, data.group, **given)["ci95"]
-    alone = [str(index) for index in range(len(data.label))]
-    by_image = classification_metrics(data.label, data.first, alone, **given)["ci95"]
-    margin = difference(data.label, data.first, data.second, data.group, **given)
-    found = {}
-    for key in ("auroc", "accuracy"):
-        found[f"{key}, groups drawn"] = holds(by_group[key], known[key])
-        found[f"{key}, images drawn"] = holds(by_image[key], known[key])
-        found[f"{key}, paired difference"] = holds(margin[key]["ci95"], known[key] - other[key])
-    return found
+def bootstraps(value: float, drawn: Floats, effective: float) -> dict[str, list[float] | None]:
+    """Percentile intervals, plain and expanded by Student's t and the root of n / (n - 1)."""
+    known = drawn[~np.isnan(drawn)]
+    if 2 * known.size < drawn.size:
+        return {"percentile": None, "expanded": None}
+    freedom = max(1.0, effective - 1)
+    tail = 100 * float(norm.cdf(math.sqrt((freedom + 1) / freedom) * t.ppf(0.025, freedom)))
+    return {
+        name: np.percentile(known, [each, 100 - each]).tolist()
+        for name, each in (("percentile", 2.5), ("expanded", tail))
+    }
 
 
-def coverage(groups: int, given: argparse.Namespace, fixed: NDArray[np.int64] | None = None) -> dict[str, Any]:
-    """The share of data sets whose interval holds the truth, with its own standard error.
-
-    Groups have 1 to 2 * images - 1 images, or the sizes that are given.
-    """
-    generator = np.random.default_rng([given.seed, groups])
-    held: list[dict[str, float]] = []
-    images, effective = 0, 0.0
-    for repeat in tqdm(range(given.repeats), desc=f"{groups} groups", unit="set"):
-        sizes = generator.integers(1, 2 * given.images, groups) if fixed is None else fixed
-        data = simulate(sizes, generator, shuffled=fixed is not None)
-        images += len(data.label)
-        effective += effective_groups(data.group)
-        held.append(one_repeat(data, repeat, given.resamples))
-    shares = {key: float(np.nanmean([one[key] for one in held])) for key in held[0]}
-    means = {"effective_groups": effective / given.repeats, "images": images / given.repeats}
-    return {"groups": groups, **means, "repeats": given.repeats, "coverage": shares}
+def bca(value: float, drawn: Floats, left_out: Floats) -> list[float] | None:
+    """The bias-corrected and accelerated interval, with the jackknife over groups."""
+    known, apart = drawn[~np.isnan(drawn)], left_out.mean() - left_out
+    if 2 * known.size < drawn.size or np.isnan(apart).any() or not apart.any():
+        return None
+    below = np.clip((known < value).mean() + (known == value).mean() / 2, 1 / known.size, 1 - 1 / known.size)
+    bias, skew = norm.ppf(below), (apart**3).sum() / (6 * (apart**2).sum() ** 1.5)
+    moved = bias + norm.ppf([0.025, 0.975])
+    ends: list[float] = np.percentile(known, 100 * norm.cdf(bias + moved / (1 - skew * moved))).tolist()
+    return ends
 
 
-def show(found: dict[str, Any]) -> None:
-    """Print the shares of one count of groups."""
-    groups = f"{found['groups']} groups, as good as {found['effective_groups']:.0f} equal ones"
-    print(f"\n{groups}, {found['images']:.0f} images on average, {found['repeats']} data sets")
-    for key, share in found["coverage"].items():
-        error = math.sqrt(share * (1 - share) / found["repeats"])
-        print(f"  {key:>28}: {100 * share:5.1f}% of the intervals hold the truth (standard error {100 * error:.1f})")
+def studentised(value: float, drawn: Floats, error: Floats, errors: Floats) -> list[float] | None:
+    """Bootstrap-t on the logit scale, with cluster-robust standard errors."""
+    inside = (drawn > 0) & (drawn < 1) & (errors > 0)
+    if not 0 < value < 1 or not error[0] or 2 * inside.sum() < drawn.size:
+        return None
+    middle, each = math.log(value / (1 - value)), drawn[inside]
+    ranked = (np.log(each / (1 - each)) - middle) * each * (1 - each) / errors[inside]
+    ends = middle - np.percentile(ranked, [97.5, 2.5]) * error[0] / (value * (1 - value))
+    limits: list[float] = (1 / (1 + np.exp(-ends))).tolist()
+    return limits
+
+
+def coverage(design: Design, given: argparse.Namespace) -> dict[str, dict[str, dict[str, float]]]:
+    """By figure and method: the share of intervals that hold the truth, the mean width, and how many there were."""
+    key = [given.seed, len(design.sizes), int(100 * design.shared), int(1000 * design.auroc), int(design.pure)]
+    generator = np.random.default_rng(key)
+    seen: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for _ in range(given.repeats):
+        for what, truth, found in one_repeat(design, generator, given.resamples):
+            for method, ends in found.items():
+                rows = seen.setdefault((what, method), [])
+                if ends is not None:
+                    rows.append((ends[0] - 1e-12 <= truth <= ends[1] + 1e-12, ends[1] - ends[0]))
+    said: dict[str, dict[str, dict[str, float]]] = {}
+    for (what, method), rows in seen.items():
+        held, width = np.mean(rows, axis=0).tolist() if rows else (math.nan, math.nan)
+        said.setdefault(what, {})[method] = {"held": held, "width": width, "given": len(rows) / given.repeats}
+    return said
+
+
+def show(groups: NDArray[np.int64], rows: list[dict[str, Any]], repeats: int) -> None:
+    """Print, for each figure and method, the range over the designs and the single shares."""
+    effective = groups.sum() ** 2 / (groups**2).sum()
+    print(f"\n{len(groups)} groups, as good as {effective:.0f} equal ones, {groups.sum()} images, {repeats} data sets")
+    titles = [f"{r['shared']:g}/{r['auroc']:g}/{'one' if r['pure'] else 'both'}" for r in rows]
+    head = ["percent that hold the truth", "interval", "least", "mean", "most", "mean width", *titles]
+    print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
+    for what, by_method in rows[0]["found"].items():
+        for method in by_method:
+            cells = [row["found"][what][method] for row in rows]
+            held = [100 * cell["held"] for cell in cells]
+            width = np.mean([cell["width"] for cell in cells])
+            ends = f"{min(held):.1f} | {np.mean(held):.1f} | {max(held):.1f} | {width:.3f}"
+            print(f"| {what} | {method} | {ends} |", " | ".join(f"{each:.1f}" for each in held), "|")
 
 
 def main() -> int:
     """Simulate, count, print."""
     given = arguments()
-    known = truths(FIRST)
-    print(f"true AUROC {known['auroc']:.3f}, accuracy {known['accuracy']:.3f}; nominal coverage 95%")
-    found = []
-    fixed = sizes_of(given.sizes) if given.sizes else None
-    for groups in [len(fixed)] if fixed is not None else map(int, given.groups.split(",")):
-        found.append(coverage(groups, given, fixed))
-        show(found[-1])
+    if given.sizes:
+        every = [sizes_in(given.sizes)]
+    else:
+        every = [np.full(int(count), given.images, dtype=np.int64) for count in given.groups.split(",")]
+    print("designs: correlation within a group / true AUROC / classes a group; nominal coverage 95%")
+    said = []
+    for sizes in every:
+        kinds = list(product(map(float, given.shared.split(",")), map(float, given.auroc.split(",")), (False, True)))
+        rows = []
+        for shared, auroc, pure in tqdm(kinds, desc=f"{len(sizes)} groups", unit="design"):
+            found = coverage(Design(sizes, shared, auroc, pure), given)
+            rows.append({"shared": shared, "auroc": auroc, "pure": pure, "found": found})
+        show(sizes, rows, given.repeats)
+        said.append({"sizes": sizes.tolist(), "repeats": given.repeats, "designs": rows})
     if given.out:
-        given.out.write_text(json.dumps(found, indent=1) + "\n")
+        given.out.write_text(json.dumps(said, indent=1) + "\n")
     return 0
 
 

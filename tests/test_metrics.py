@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn, torchmetrics, cases computed by hand, and a bootstrap written the slow, obvious way."""
+"""Metrics against scikit-learn, torchmetrics, cases computed by hand, and a jackknife written the slow, obvious way."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import special, stats
 from sklearn import metrics as sk
 
 from util.errors import UserError
@@ -79,26 +80,39 @@ def test_calls_at_another_threshold(rng):
     assert set(found) == {"threshold", "confusion_matrix", "ci95", *THRESHOLD_METRICS}
 
 
-def test_intervals_match_a_bootstrap_written_out(rng):
+def logit_interval(value, left_out, effective):
+    """The interval written out: jackknife, logit, Student's t."""
+    error = np.sqrt((len(left_out) - 1) / len(left_out) * np.sum((left_out - np.mean(left_out)) ** 2))
+    reach = stats.t.ppf(0.975, effective - 1) * error / (value * (1 - value))
+    return special.expit(special.logit(value) + np.array([-reach, reach]))
+
+
+def test_intervals_match_a_jackknife_written_out(rng):
     label, probability, group = made_up(rng, n=60, groups=9)
     probability = np.round(probability, 2) + 1e-4  # ties, but no confidence on a bin's edge
-    found = classification_metrics(label, probability, group, resamples=60, seed=7)
-    names, generator = sorted(set(group)), np.random.default_rng(7)
-    members = [np.flatnonzero(np.array(group) == name) for name in names]
-    drawn = []
-    for _ in range(60):
-        images = np.concatenate([members[i] for i in generator.integers(0, len(names), len(names))])
-        drawn.append(by_the_book(label[images], probability[images]))
-    for key in CLASSIFICATION_METRICS:
-        expected = np.nanpercentile([one[key] for one in drawn], [2.5, 97.5])
+    found, names = classification_metrics(label, probability, group), np.array(group)
+    left_out = [by_the_book(label[names != name], probability[names != name]) for name in sorted(set(group))]
+    for key in set(CLASSIFICATION_METRICS) - {"sensitivity", "f1", "specificity", "precision"}:
+        anemic, healthy = (np.array([(label[names == n] == c).sum() for n in sorted(set(group))]) for c in (1, 0))
+        both = anemic / anemic.sum() ** 2 + healthy / healthy.sum() ** 2
+        shares = both if key in ("auroc", "average_precision", "balanced_accuracy") else anemic + healthy
+        effective = shares.sum() ** 2 / (shares**2).sum()
+        expected = logit_interval(found[key], np.array([one[key] for one in left_out]), effective)
+        assert found["ci95"][key] == pytest.approx(expected.tolist(), abs=2e-6), key
+    called, sizes = probability > 0.5, {"sensitivity": label == 1, "specificity": label == 0, "f1": label == 1}
+    for key, rows in {**sizes, "precision": called}.items():
+        effective = effective_groups(names[rows].tolist())
+        expected = logit_interval(found[key], np.array([one[key] for one in left_out]), effective)
         assert found["ci95"][key] == pytest.approx(expected.tolist(), abs=2e-6), key
 
 
-def test_blocks_of_resamples_do_not_change_the_draw(rng, monkeypatch):
+def test_blocks_of_rows_do_not_change_the_figures(rng, monkeypatch):
     label, probability, group = made_up(rng)
     whole = classification_metrics(label, probability, group, resamples=50)
-    monkeypatch.setattr("util.metrics.CELLS_PER_CHUNK", 7 * len(label))
-    assert classification_metrics(label, probability, group, resamples=50) == whole
+    monkeypatch.setattr("util.intervals.CELLS_PER_CHUNK", 7 * len(label))
+    again = classification_metrics(label, probability, group, resamples=50)
+    for key in CLASSIFICATION_METRICS:
+        assert again["ci95"][key] == pytest.approx(whole["ci95"][key])
 
 
 def test_intervals_are_over_groups_not_images(rng):
@@ -111,6 +125,32 @@ def test_intervals_are_over_groups_not_images(rng):
     )
     for key in CLASSIFICATION_METRICS:
         assert fifty["ci95"][key] == pytest.approx(one["ci95"][key], abs=1e-9), key
+
+
+def test_one_group_that_alone_speaks_for_a_figure_leaves_it_without_an_interval():
+    label, probability = np.array([0, 0, 0, 1, 1]), np.array([0.1, 0.6, 0.3, 0.9, 0.8])
+    found = classification_metrics(label, probability, ["a", "b", "c", "d", "d"])
+    assert found["sensitivity"] == 1.0 and found["ci95"]["sensitivity"] is None and found["ci95"]["auroc"] is None
+    assert found["ci95"]["specificity"] is not None and found["ci95"]["accuracy"] is not None
+
+
+def test_no_error_seen_leaves_room_for_one():
+    """Of twelve groups, six of each class, none wrong: Wilson's interval of six of six, with Student's t of five."""
+    label = np.arange(12) % 2
+    found = classification_metrics(label, 0.1 + 0.8 * label, [str(i) for i in range(12)])
+    ratio = stats.t.ppf(0.975, 5) ** 2 / 6
+    assert found["ci95"]["sensitivity"] == pytest.approx([1 / (1 + ratio), 1.0])
+    assert found["ci95"]["sensitivity"][0] < found["ci95"]["auroc"][0] < found["ci95"]["accuracy"][0] < 0.75
+    assert found["ci95"]["accuracy"][1] == 1.0
+
+
+def test_many_groups_are_dealt_into_parts(rng):
+    label, probability, group = made_up(rng, n=900, groups=450)
+    whole, dealt = (classification_metrics(label, probability, group, resamples=most) for most in (1000, 150))
+    for key in ("auroc", "accuracy", "average_precision"):
+        width, other = (np.diff(found["ci95"][key])[0] for found in (whole, dealt))
+        assert other == pytest.approx(width, rel=0.25) and other != width
+    assert dealt == classification_metrics(label, probability, group, resamples=150)
 
 
 def test_a_case_by_hand():
@@ -164,7 +204,8 @@ def test_any_input_gives_ordered_finite_plain_numbers(data):
     for key in CLASSIFICATION_METRICS:
         assert found[key] is None or 0 <= found[key] <= 1
         low, high = found["ci95"][key] or (0, 1)
-        assert 0 <= low <= high <= 1 + 1e-12
+        assert 0 <= low < high <= 1
+        assert found[key] is None or low <= found[key] <= high
 
 
 def test_wrong_input_is_refused():
@@ -189,16 +230,16 @@ def test_shifted_squares_have_known_overlap():
     assert found["iou"] == pytest.approx(230 / (600 - 230))
     assert found["dice_mean"] == pytest.approx((1 + 0.8 + 0.5) / 3)
     low, high = found["ci95"]["dice"]
-    assert 0.5 <= low < found["dice"] < high <= 1.0
+    assert 0 < low < found["dice"] < high < 1.0
 
 
-def test_segmentation_against_scikit_learn_and_its_own_bootstrap(rng):
+def test_segmentation_against_scikit_learn_and_a_jackknife(rng):
     pairs = [(rng.random((9, 11)) > 0.4, rng.random((9, 11)) > 0.5) for _ in range(12)]
     groups = [f"g{i % 5}" for i in range(12)]
     score = SegmentationScore()
     for (predicted, true), group in zip(pairs, groups, strict=True):
         score.update(predicted, true, group)
-    found, generator, drawn = score.result(resamples=25, seed=3), np.random.default_rng(3), []
+    found = score.result(resamples=25, seed=3)
 
     def pooled(images):
         predicted = np.concatenate([pairs[i][0].ravel() for i in images])
@@ -206,13 +247,11 @@ def test_segmentation_against_scikit_learn_and_its_own_bootstrap(rng):
         own = np.mean([sk.f1_score(pairs[i][1].ravel(), pairs[i][0].ravel()) for i in images])
         return [sk.f1_score(true, predicted), sk.jaccard_score(true, predicted), own]
 
-    for _ in range(25):
-        chosen = generator.integers(0, 5, 5)
-        drawn.append(pooled([i for c in chosen for i in range(12) if groups[i] == f"g{c}"]))
-    expected = np.percentile(drawn, [2.5, 97.5], axis=0).T
-    for key, point, interval in zip(("dice", "iou", "dice_mean"), pooled(range(12)), expected, strict=True):
+    left_out = np.array([pooled([i for i in range(12) if groups[i] != f"g{out}"]) for out in range(5)])
+    for column, (key, point) in enumerate(zip(("dice", "iou", "dice_mean"), pooled(range(12)), strict=True)):
         assert found[key] == pytest.approx(point)
-        assert found["ci95"][key] == pytest.approx(interval.tolist())
+        expected = logit_interval(point, left_out[:, column], effective_groups(groups))
+        assert found["ci95"][key] == pytest.approx(expected.tolist())
 
 
 def test_unequal_groups_count_as_fewer_equal_ones():

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, roc_auc_score
 
-from options.definitions import operating_rule
-from util.metrics import classification_metrics, group_index, group_weights
+from options.values import operating_rule
+from util.intervals import difference_interval, sizes_of
+from util.metrics import classification_metrics, group_index
 from util.report_scores import Judged, chosen_threshold, difference, operating_point, specificity_asked, unit_verdicts
 
 
@@ -115,22 +116,28 @@ def test_patients_within_groups_are_resampled_by_group():
     assert found["ci95"]["auroc"] == pytest.approx(expected["ci95"]["auroc"])
 
 
-def test_a_difference_is_that_of_the_figures_of_the_same_images_drawn():
+def test_a_difference_is_that_of_the_figures_of_the_same_images():
     label, first, group = made(5)
     second = np.round(np.random.default_rng(6).random(80), 2)
-    found = difference(label, first, second, group, resamples=30, seed=4)
-    names, member = group_index(group)
-    drawn = []
-    for weight in np.concatenate(list(group_weights(len(names), 30, 4))):
-        rows = np.repeat(np.arange(80), weight[member].astype(int))
-        drawn.append(roc_auc_score(label[rows], first[rows]) - roc_auc_score(label[rows], second[rows]))
-    assert found["auroc"]["value"] == pytest.approx(roc_auc_score(label, first) - roc_auc_score(label, second))
-    assert found["auroc"]["ci95"] == pytest.approx(np.percentile(drawn, [2.5, 97.5]).tolist())
+    found, names = difference(label, first, second, group, resamples=30, seed=4), np.array(group)
+    parts = [
+        (
+            roc_auc_score(label, chance),
+            [roc_auc_score(label[names != n], chance[names != n]) for n in sorted(set(group))],
+        )
+        for chance in (first, second)
+    ]
+    assert found["auroc"]["value"] == pytest.approx(parts[0][0] - parts[1][0])
+    sizes = sizes_of(group_index(group)[1], len(set(group)), label == 0, label == 1)
+    (one, one_left), (other, other_left) = parts
+    expected = difference_interval(one, other, np.array(one_left), np.array(other_left), sizes)
+    assert found["auroc"]["ci95"] == pytest.approx(expected)
     accuracy = accuracy_score(label, first > 0.5) - accuracy_score(label, second > 0.5)
     assert found["accuracy"]["value"] == pytest.approx(accuracy)
     assert found["verdict"] == "better"
     assert difference(label, second, first, group, resamples=30, seed=4)["verdict"] == "worse"
-    assert difference(label, first, first, group, resamples=30, seed=4)["verdict"] == "not shown"
+    same = difference(label, first, first, group, resamples=30, seed=4)
+    assert same["verdict"] == "not shown" and same["auroc"]["ci95"][0] < 0 < same["auroc"]["ci95"][1]
 
 
 def test_tiny_probabilities_keep_their_order():

@@ -229,17 +229,23 @@ def test_a_network_that_sees_only_stain_is_found_out(learned, tmp_path):
     assert set(changed) == {"grey", "stain_normalised"}
     for name in changed:
         assert [changed[name][head] is None for head in HEADS] == [False, False, True, False]
+        less = changed[name]["global"].pop("less_as_it_is")
         assert changed[name]["global"].keys() == as_is["global"].keys()
+        assert less["auroc"]["value"] == changed[name]["global"]["auroc"] - 1
+        low, high = less["auroc"]["ci95"]
+        assert low <= less["auroc"]["value"] <= high and less["n"] == 20
         assert changed[name]["global"]["n"] == as_is["global"]["n"] == 20
     assert changed["grey"]["tier1"]["auroc"] == 0.5
-    assert changed["grey"]["global"]["ci95"]["auroc"] == [0.5, 0.5]
+    low, high = changed["grey"]["global"]["ci95"]["auroc"]
+    assert low < 0.5 < high
     one = len(network.shown) // 3
     as_shown, grey, normalised = (torch.cat(network.shown[k * one : (k + 1) * one]) for k in range(3))
     torch.testing.assert_close(grey, grey_scaled(as_shown))
     torch.testing.assert_close(normalised, read_stain(learned / STAIN).normalised(as_shown))
     assert (tmp_path / "predictions.csv").read_text().count("\n") == 21
     options, data = opened(learned)
-    assert "What if the colour is taken away?" in run.write_report(data).read_text()
+    page = run.write_report(data).read_text()
+    assert "What if the colour is taken away?" in page and "-0.500 (-" in page
 
 
 def test_the_stain_stays_where_that_is_asked_for(learned, tmp_path):

@@ -12,7 +12,7 @@ from util.figures import CLASSES, EM_DASH, Axes, Drawing, interval_text, three_d
 from util.files import atomic_write, unwritable
 from util.metrics import THRESHOLD
 from util.report import document_head
-from util.report_content import METRICS, Tags, groups_in_words, link_to, no_claim, printable, short_intervals
+from util.report_content import METRICS, Tags, few_groups, groups_in_words, link_to, no_claim, printable
 from util.report_parts import figure_panel, lead_of, outside, plot_panel, table_panel, tree
 from util.report_plots import Curve, precision_recall_points, roc_points, square_plot
 from util.report_scores import BETTER, WORSE
@@ -93,7 +93,7 @@ def _joined(parts: Sequence[Any]) -> Tags:
 
 def _caution(comparison: Comparison) -> list[str]:
     """What a reader must know of a sample that is too small for a claim or for its intervals."""
-    said = no_claim(comparison.scores[0]) or short_intervals(comparison.scores[0])
+    said = no_claim(comparison.scores[0]) or few_groups(comparison.scores[0])
     return [said] if said else []
 
 
@@ -103,7 +103,7 @@ def _verdicts(comparison: Comparison, folder: Path) -> Tags:
 
     reference = comparison.runs[0].name
     items, few = [], bool(no_claim(comparison.scores[0]))
-    short = ", by an interval that is too short for so few groups" if short_intervals(comparison.scores[0]) else ""
+    short = ", which few groups decide" if few_groups(comparison.scores[0]) else ""
     for run, found in zip(comparison.runs[1:], comparison.differences, strict=True):
         word = _NEITHER if few else _WORDS.get(found["verdict"], _NEITHER)
         after = "" if word == _NEITHER else f" (AUROC){short}"
@@ -111,8 +111,8 @@ def _verdicts(comparison: Comparison, folder: Path) -> Tags:
         words = (tags.b(outside(run.name)), f" {word} ", tags.b(outside(reference)), f"{after}: {differences}.")
         items.append(tags.p(*words))
     lead = (
-        "Differences of figures on the same images, each run less the first, with 95% intervals from a bootstrap that"
-        " draws the same groups for both. A run is said to rank images better or worse where the"
+        "Differences of figures on the same images, each run less the first, with 95% intervals by"
+        " groups, the same for both. A run is said to rank images better or worse where the"
         " interval of the AUROC's difference leaves out 0. Several comparisons at once are not corrected for."
     )
     return [lead_of(lead), tags.div(*items, cls="panel"), figure_panel(difference_plot(comparison), "Differences")]

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from util.comparison import over_folds
 from util.errors import UserError
+from util.intervals import METHOD
 from util.metrics import THRESHOLD, classification_metrics, effective_groups
 from util.report_scores import verdict_of
 from util.results import CLASS_WORDS
@@ -85,7 +86,7 @@ class Comparison:
             verdict.
         agreement: of each run but the first: how many images both, only the first, only it, neither were right on.
         notes: what the reader must know.
-        made: seed, resamples, command and date of the comparison.
+        made: seed, resamples, intervals (the method), command and date of the comparison.
     """
 
     runs: Sequence[TestedRun]
@@ -192,8 +193,8 @@ def compare(runs: Sequence[TestedRun], *, resamples: int = 1000, seed: int = 0) 
 
     Args:
         runs: two or more; the first is what the others are compared with.
-        resamples: bootstrap resamples of the intervals, over groups, the same groups for every run.
-        seed: of the resampling.
+        resamples: so many groups at most are left out one at a time, the same groups for every run.
+        seed: of the intervals.
 
     Raises:
         UserError: no image is common to all, the runs know other labels of one, or one is named twice.
@@ -233,6 +234,7 @@ def compare(runs: Sequence[TestedRun], *, resamples: int = 1000, seed: int = 0) 
         {
             "seed": seed,
             "resamples": resamples,
+            "intervals": METHOD,
             "command": shlex.join(["python", *sys.argv]),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
         },
@@ -306,7 +308,7 @@ def _notes(runs: Sequence[TestedRun], names: Sequence[str]) -> list[str]:
     for run in runs[1:]:
         moved = sum(run.images[name].group != first.images[name].group for name in names)
         if moved:
-            notes.append(f"{run.name} names other groups for {moved} images; those of {first.name} are resampled.")
+            notes.append(f"{run.name} names other groups for {moved} images; intervals go by those of {first.name}.")
     return notes
 
 
@@ -315,4 +317,5 @@ def most_disagreeing(comparison: Comparison, most: int = MOST_DISAGREEING) -> li
     called = comparison.probability > THRESHOLD
     spread = comparison.probability.max(axis=0) - comparison.probability.min(axis=0)
     differ = np.flatnonzero(called.any(axis=0) & ~called.all(axis=0))
-    return differ[np.argsort(-spread[differ], kind="stable")][:most].tolist()
+    found: list[int] = differ[np.argsort(-spread[differ], kind="stable")][:most].tolist()
+    return found

@@ -1,7 +1,7 @@
 """Comparing classifiers that were tested on the same folds: means over folds, and intervals of paired differences.
 
-Groups are resampled, never images (see ``util.metrics``), the same groups for every classifier, so that the interval of
-a difference leaves out what made the images hard for both.
+Groups are left out, never images (see ``util.intervals``), the same groups for every classifier, so that the interval
+of a difference leaves out what made the images hard for both.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from util.metrics import group_index, group_weights, weighted_aurocs
+from util.intervals import Sizes, difference_interval, interval, left_out_weights, sizes_of
+from util.metrics import group_index, weighted_aurocs
 
 Floats = NDArray[np.float64]
 MEASURES = ("auroc", "accuracy")
@@ -22,38 +23,50 @@ MEASURES = ("auroc", "accuracy")
 
 @dataclass(frozen=True)
 class Resampled:
-    """A figure and what it becomes under resampling of the groups.
+    """A figure and what it becomes without each group.
 
     Attributes:
-        value: of the images as they are.
-        resamples: (R,), the same groups in the same order for every figure of the same images.
+        value: of the images as they are; NaN where undefined.
+        left_out: (K,) without each group, the same groups in the same order for every figure of the same images.
+        sizes: what the groups say about it.
+        parts: of a paired difference, the two figures.
     """
 
     value: float
-    resamples: Floats
+    left_out: Floats
+    sizes: Sizes
+    parts: tuple[Resampled, Resampled] | None = None
 
     @property
-    def interval(self) -> tuple[float, float]:
-        """The 95% percentile interval."""
-        low, high = np.nanpercentile(self.resamples, [2.5, 97.5])
-        return float(low), float(high)
+    def interval(self) -> list[float] | None:
+        """The 95% interval, see ``util.intervals``; None where there is none."""
+        if self.parts is None:
+            return interval(self.value, self.left_out, self.sizes)
+        one, other = self.parts
+        return difference_interval(one.value, other.value, one.left_out, other.left_out, self.sizes)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain ``value`` and ``ci95``; None where the figure, or half of its resamples, is undefined."""
-        known = self.resamples[~np.isnan(self.resamples)]
-        defined = not np.isnan(self.value)
-        sound = defined and self.resamples.size > 0 and 2 * known.size >= self.resamples.size
-        return {"value": float(self.value) if defined else None, "ci95": list(self.interval) if sound else None}
+        """Plain ``value`` and ``ci95``; None where undefined."""
+        return {"value": None if np.isnan(self.value) else float(self.value), "ci95": self.interval}
 
     def __sub__(self, other: Resampled) -> Resampled:
-        """The paired difference."""
-        return Resampled(self.value - other.value, self.resamples - other.resamples)
+        """The paired difference.
+
+        Raises:
+            ValueError: one of the two is a difference already.
+        """
+        if self.parts or other.parts:
+            raise ValueError("a difference of differences has no interval here: average first, then subtract")
+        return Resampled(self.value - other.value, self.left_out - other.left_out, self.sizes, (self, other))
 
     @staticmethod
-    def mean(parts: Sequence[Resampled]) -> Resampled:
-        """The mean of figures of the same images, such as those of several seeds."""
-        values, resamples = [part.value for part in parts], np.stack([part.resamples for part in parts])
-        return Resampled(float(np.mean(values)), resamples.mean(axis=0))
+    def mean(figures: Sequence[Resampled]) -> Resampled:
+        """The mean of figures of the same images, such as those of several seeds; a mean of differences is one, too."""
+        parts = [figure.parts for figure in figures if figure.parts]
+        if parts:
+            return Resampled.mean([one for one, _ in parts]) - Resampled.mean([other for _, other in parts])
+        left_out = np.stack([figure.left_out for figure in figures]).mean(axis=0)
+        return Resampled(float(np.mean([figure.value for figure in figures])), left_out, figures[0].sizes)
 
 
 def over_folds(
@@ -74,22 +87,45 @@ def over_folds(
         group: N names; a group stands in one fold.
         fold: (N,) the fold that each image was tested in.
         threshold: Anemic is said above it.
-        resamples: how many; equal labels, groups and seeds draw equal groups.
-        seed: of the resampling.
+        resamples: so many groups at most are left out one at a time; more are dealt into so many parts.
+        seed: of that deal.
 
     Returns:
-        ``auroc`` and ``accuracy``. A resample that leaves a class out of a fold leaves that fold out of its mean.
+        ``auroc`` and ``accuracy``. A fold without both classes is left out of the mean AUROC, also where it loses one
+        with a group: then the whole fold goes with that group. Of one fold alone such an AUROC has no interval.
     """
     names, member = group_index(group)
     label, score, fold = np.asarray(label), np.asarray(score, dtype=np.float64), np.asarray(fold)
     right = ((score > threshold) == (label > 0)).astype(np.float64)
     by_block: dict[str, list[Floats]] = {measure: [] for measure in MEASURES}
-    for weights in chain([np.ones((1, len(names)))], group_weights(len(names), resamples, seed, columns=len(label))):
+    for weights in chain([np.ones((1, len(names)))], left_out_weights(len(names), resamples, seed, columns=len(label))):
         by_fold = [_of_fold(label, score, right, member, fold == each, weights) for each in np.unique(fold)]
         for measure in MEASURES:
-            by_block[measure].append(_mean_of_known(np.stack([values[measure] for values in by_fold])))
-    means = {measure: np.concatenate(values) for measure, values in by_block.items()}
-    return {measure: Resampled(float(values[0]), values[1:]) for measure, values in means.items()}
+            by_block[measure].append(np.stack([values[measure] for values in by_fold]))
+    sizes = _sizes(label > 0, member, fold, len(names))
+    return {measure: _mean(np.concatenate(values, axis=1), sizes[measure]) for measure, values in by_block.items()}
+
+
+def _sizes(anemic: NDArray[np.bool_], member: NDArray[Any], fold: NDArray[Any], n_groups: int) -> dict[str, Sizes]:
+    """What the groups say about the mean over folds of each measure; every fold has the same weight in it."""
+    folds = [fold == each for each in np.unique(fold)]
+    classes = [~anemic, anemic]
+    parts = {"auroc": [rows & each for rows in folds for each in classes], "accuracy": folds}
+    fewest = {"auroc": classes, "accuracy": [fold == fold]}
+    return {
+        measure: Sizes(
+            sizes_of(member, n_groups, *parts[measure]).effective, sizes_of(member, n_groups, *fewest[measure]).fewest
+        )
+        for measure in MEASURES
+    }
+
+
+def _mean(values: Floats, sizes: Sizes) -> Resampled:
+    """From (folds, 1 + K) of the images as they are and without each group to the means of the folds that define each."""
+    known = ~np.isnan(values)
+    counts = known.sum(axis=0)
+    means = np.where(counts > 0, np.where(known, values, 0).sum(axis=0) / np.maximum(counts, 1), np.nan)
+    return Resampled(float(means[0]), means[1:], sizes)
 
 
 def _of_fold(
@@ -100,11 +136,3 @@ def _of_fold(
     with np.errstate(invalid="ignore"):
         accuracy = (images @ right[rows]) / images.sum(axis=1)
     return {"auroc": weighted_aurocs(label[rows], score[rows], member[rows], weights), "accuracy": accuracy}
-
-
-def _mean_of_known(values: Floats) -> Floats:
-    """Mean over the first axis without NaN; NaN where there is nothing else."""
-    known = ~np.isnan(values)
-    count = known.sum(axis=0)
-    total = np.where(known, values, 0.0).sum(axis=0)
-    return np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)

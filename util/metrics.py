@@ -1,54 +1,51 @@
-"""How well classes and masks were told: point values from scikit-learn, intervals by a bootstrap over groups.
+"""How well classes and masks were told: point values from scikit-learn, intervals by groups (``util.intervals``).
 
-Images of one patient (or tiles of one smear) are not independent, so whole groups are drawn with replacement and never
-single images: the cluster bootstrap (Field and Welsh, J. R. Stat. Soc. B 69, 2007; Davison and Hinkley, 1997, section
-3.8), with percentile intervals. Everything in a resample but the AUROC and the average precision is a ratio of
-sums over groups, so 1,000 resamples are one product of a count matrix with per-group sums; these two are sums over the
-ranking, weighted by the same counts (the AUROC is the Mann-Whitney statistic).
+Whole groups are left out one at a time. Every figure but the AUROC and the average precision is a ratio of sums over
+groups, so all of that is one product of a matrix of weights with per-group sums; these two are sums over the ranking,
+weighted alike (the AUROC is the Mann-Whitney statistic).
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from util.errors import UserError
+from util.intervals import CELLS_PER_CHUNK, Sizes, interval, left_out_weights, sizes_of
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 THRESHOLD = 0.5  # a probability above it is called Anemic
 ECE_BINS = 10
-CONFIDENCE_LEVEL = 95.0
 COUNT_METRICS = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "precision", "f1", "ece")
 THRESHOLD_METRICS = COUNT_METRICS[:-1]  # those that depend on where Anemic begins
 CLASSIFICATION_METRICS = (*THRESHOLD_METRICS, "auroc", "average_precision", "brier", "ece")
 SEGMENTATION_METRICS = ("dice", "iou", "dice_mean")
-CELLS_PER_CHUNK = 2_000_000  # elements of one block of resamples x images: 16 MB of float64
 
 
 def classification_metrics(
     label: NDArray[Any], probability: NDArray[Any], group: Sequence[str], *, resamples: int = 1000, seed: int = 0
 ) -> dict[str, Any]:
-    """Score one head on one split, with 95% intervals from a bootstrap over groups.
+    """Score one head on one split, with 95% intervals by groups.
 
     An image is called Anemic where its probability exceeds 0.5. A metric that has nothing to divide by (sensitivity and
     F1 without an Anemic image, specificity without a Healthy one, precision where nothing is called Anemic, balanced
     accuracy, AUROC and average precision with one class only) is None. An interval is None where the metric is, where
-    there are fewer than two groups, or where fewer than half of the resamples define the metric; other undefined
-    resamples are left out.
+    there are fewer than two groups, or where the metric is undefined without one of them.
 
     Args:
         label: (N,) integers, 1 = Anemic, 0 = Healthy.
         probability: (N,) probability of Anemic in [0, 1].
         group: N names; images with the same name are drawn together.
-        resamples: bootstrap resamples; 0 leaves the intervals None.
-        seed: seed of the resampling; equal inputs and seeds give equal intervals.
+        resamples: so many groups at most are left out one at a time; more are dealt into so many parts. 0 leaves the
+            intervals None.
+        seed: of that deal.
 
     Returns:
         n, n_groups, n_groups_effective (see ``effective_groups``), groups_by_class (groups with a Healthy image, groups
@@ -65,7 +62,8 @@ def classification_metrics(
     names, member = group_index(group)
     called = (score > THRESHOLD).astype(np.int64)
     point = _called_values(truth, called) | _score_values(truth, score)
-    estimates = _bootstrap(truth, score, member, len(names), resamples, seed)
+    left_out = _left_out(truth, score, member, len(names), resamples, seed)
+    sizes = _sizes(truth, called, member, len(names))
     return {
         "n": int(truth.size),
         "n_groups": len(names),
@@ -73,7 +71,7 @@ def classification_metrics(
         "groups_by_class": [len(set(member[truth == each].tolist())) for each in (0, 1)],
         **point,
         "confusion_matrix": _confusion(truth, called).tolist(),
-        "ci95": {key: _interval(point[key], estimates[key], len(names)) for key in CLASSIFICATION_METRICS},
+        "ci95": {key: interval(point[key], left_out[key], sizes[key]) for key in CLASSIFICATION_METRICS},
     }
 
 
@@ -93,8 +91,8 @@ def metrics_at(
         probability: (N,) probability of Anemic in [0, 1].
         group: N names.
         threshold: what a probability must exceed.
-        resamples: bootstrap resamples.
-        seed: seed of the resampling.
+        resamples: so many groups at most are left out one at a time, see ``classification_metrics``.
+        seed: of the intervals.
 
     Returns:
         threshold, the ``THRESHOLD_METRICS``, confusion_matrix and ci95, as in ``classification_metrics``.
@@ -107,9 +105,9 @@ def metrics_at(
     called = (score > threshold).astype(np.int64)
     point = _called_values(truth, called)
     counts = _sum_by_group(_cells(truth, called), member, len(names))
-    drawn = [counts[:0]] + [weight @ counts for weight in group_weights(len(names), resamples, seed)]
-    estimates = _count_ratios(np.concatenate(drawn))
-    ci95 = {key: _interval(point[key], estimates[key], len(names)) for key in THRESHOLD_METRICS}
+    kept = [counts[:0]] + [weight @ counts for weight in left_out_weights(len(names), resamples, seed)]
+    left_out, sizes = _count_ratios(np.concatenate(kept)), _sizes(truth, called, member, len(names))
+    ci95 = {key: interval(point[key], left_out[key], sizes[key]) for key in THRESHOLD_METRICS}
     matrix = _confusion(truth, called).tolist()
     return {"threshold": float(threshold), **point, "confusion_matrix": matrix, "ci95": ci95}
 
@@ -119,7 +117,7 @@ def expected_calibration_error(truth: NDArray[Any], score: NDArray[Any], bins: i
 
     Confidence is the probability of the class that is called, max(p, 1 - p), in equal-width bins
     ((m - 1) / bins, m / bins]. Source: Naeini, Cooper and Hauskrecht, AAAI 2015; in this form Guo et al., ICML 2017,
-    equations 3 and 5. Resampling raises it (empty bins lend noise), so an interval may lie above its point. Computed
+    equations 3 and 5. Few images raise it (nearly empty bins lend noise), which its interval does not mend. Computed
     here rather than by a library, so that point and interval come from the same sums.
 
     Args:
@@ -198,8 +196,8 @@ class SegmentationScore:
         """Pooled and mean figures with 95% intervals over groups.
 
         Args:
-            resamples: bootstrap resamples; 0 leaves the intervals None.
-            seed: seed of the resampling.
+            resamples: so many groups at most are left out one at a time, see ``classification_metrics``.
+            seed: of the intervals.
 
         Returns:
             n, n_groups, n_groups_effective, dice, iou (both pooled), dice_mean, and ci95 of the three; None where
@@ -210,9 +208,9 @@ class SegmentationScore:
         own = np.divide(2 * sums[:, 0], sums[:, 1], out=np.ones(len(sums)), where=sums[:, 1] > 0)
         per_group = _sum_by_group(np.column_stack([sums, own, np.ones(len(sums))]), member, len(names))
         point = {key: _plain(value[0]) for key, value in _segmentation_ratios(per_group.sum(axis=0)[None]).items()}
-        drawn = [per_group[:0]] + [weight @ per_group for weight in group_weights(len(names), resamples, seed)]
-        estimates = _segmentation_ratios(np.concatenate(drawn))
-        ci95 = {key: _interval(point[key], estimates[key], len(names)) for key in SEGMENTATION_METRICS}
+        kept = [per_group[:0]] + [weight @ per_group for weight in left_out_weights(len(names), resamples, seed)]
+        left_out, sizes = _segmentation_ratios(np.concatenate(kept)), sizes_of(member, len(names), sums[:, 0] >= 0)
+        ci95 = {key: interval(point[key], left_out[key], sizes) for key in SEGMENTATION_METRICS}
         counts = {"n": len(sums), "n_groups": len(names), "n_groups_effective": effective_groups(self._groups)}
         return {**counts, **point, "ci95": ci95}
 
@@ -265,7 +263,8 @@ def _confusion(truth: Integers, called: Integers) -> Integers:
 
     if not truth.size:
         return np.zeros((2, 2), np.int64)
-    return confusion_matrix(truth, called, labels=[0, 1])
+    counts: Integers = confusion_matrix(truth, called, labels=[0, 1])
+    return counts
 
 
 def _called_values(truth: Integers, called: Integers) -> dict[str, float | None]:
@@ -300,16 +299,16 @@ def _when(defined: bool, metric: Any, *arrays: Any, **options: Any) -> float | N
     return float(metric(*arrays, **options)) if defined else None
 
 
-def _bootstrap(
+def _left_out(
     truth: Integers, score: Floats, member: Integers, n_groups: int, resamples: int, seed: int
 ) -> dict[str, Floats]:
-    """Every metric of every resample, (resamples,) each, NaN where a resample does not define it."""
+    """Every metric without each group, (K,) each, NaN where what is left does not define it."""
     counts = _sum_by_group(_cells(truth, score > THRESHOLD), member, n_groups)
     calibration = _calibration_sums(truth, score, member, n_groups, ECE_BINS)
     squared = _sum_by_group(np.column_stack([(score - truth) ** 2, np.ones(len(truth))]), member, n_groups)
     ranks = _WeightedRanks(truth, score, member)
     chunks: dict[str, list[Floats]] = {key: [np.empty(0)] for key in CLASSIFICATION_METRICS}
-    for weight in group_weights(n_groups, resamples, seed, columns=len(truth)):
+    for weight in left_out_weights(n_groups, resamples, seed, columns=len(truth)):
         values = _count_ratios(weight @ counts)
         values["ece"] = _ece_of(np.tensordot(weight, calibration, axes=1))
         values["auroc"], values["average_precision"] = ranks.areas(weight)
@@ -319,21 +318,19 @@ def _bootstrap(
     return {key: np.concatenate(parts) for key, parts in chunks.items()}
 
 
+def _sizes(truth: Integers, called: Integers, member: Integers, n_groups: int) -> dict[str, Sizes]:
+    """What the groups say about each metric: of both classes, of one, of the images called Anemic, or of all."""
+    healthy, anemic = truth == 0, truth == 1
+    one = {"sensitivity": anemic, "specificity": healthy, "precision": called == 1, "f1": anemic}
+    found = dict.fromkeys(CLASSIFICATION_METRICS, sizes_of(member, n_groups, truth >= 0))
+    found |= {key: sizes_of(member, n_groups, rows) for key, rows in one.items()}
+    both = sizes_of(member, n_groups, healthy, anemic)
+    return found | dict.fromkeys(("balanced_accuracy", "auroc", "average_precision"), both)
+
+
 def _cells(truth: Integers, called: NDArray[Any]) -> Floats:
     """(N, 4) float64, which of tn, fp, fn, tp each image is."""
     return np.column_stack([(truth == t) & (called == c) for t in (0, 1) for c in (0, 1)]).astype(np.float64)
-
-
-def group_weights(n_groups: int, resamples: int, seed: int, columns: int = 1) -> Iterator[Floats]:
-    """How often each group is drawn, as blocks of (rows, n_groups); a block is bounded in memory."""
-    if n_groups < 2:
-        return
-    generator = np.random.default_rng(seed)
-    rows = max(1, CELLS_PER_CHUNK // max(n_groups, columns))
-    for start in range(0, resamples, rows):
-        count = min(rows, resamples - start)
-        drawn = generator.integers(0, n_groups, size=(count, n_groups)) + n_groups * np.arange(count)[:, None]
-        yield np.bincount(drawn.ravel(), minlength=count * n_groups).reshape(count, n_groups).astype(np.float64)
 
 
 def _sum_by_group(values: Floats, member: Integers, n_groups: int) -> Floats:
@@ -419,16 +416,8 @@ class _WeightedRanks:
 def _ratio(numerator: Floats, denominator: Floats) -> Floats:
     """Element-wise quotient, NaN where the denominator is zero."""
     empty = np.full(np.shape(denominator), np.nan)
-    return np.divide(numerator, denominator, out=empty, where=np.asarray(denominator) > 0)
-
-
-def _interval(point: float | None, estimates: Floats, n_groups: int) -> list[float] | None:
-    """The central 95% of the resamples that define the metric, or None where that would say nothing."""
-    defined = estimates[~np.isnan(estimates)]
-    if point is None or n_groups < 2 or not estimates.size or 2 * defined.size < estimates.size:
-        return None
-    tail = (100 - CONFIDENCE_LEVEL) / 2
-    return [float(edge) for edge in np.percentile(defined, [tail, 100 - tail])]
+    quotient: Floats = np.divide(numerator, denominator, out=empty, where=np.asarray(denominator) > 0)
+    return quotient
 
 
 def _plain(value: Any) -> float | None:

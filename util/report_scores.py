@@ -101,8 +101,8 @@ def operating_point(rule: str, sides: Mapping[str, Judged], *, resamples: int, s
     Args:
         rule: "half", "youden" or "specificity=X".
         sides: the labelled images by side; validation is "val".
-        resamples: of the intervals.
-        seed: of the resampling.
+        resamples: so many groups at most are left out one at a time.
+        seed: of the intervals.
 
     Returns:
         rule, chosen_on ("val", or None for "half" and where nothing could be chosen), why_not (in words, or None), n,
@@ -144,8 +144,8 @@ def unit_verdicts(side: Judged, unit: Sequence[str], *, resamples: int, seed: in
     Args:
         side: labelled images.
         unit: the unit of each image; empty where it is not known.
-        resamples: of the intervals, over groups.
-        seed: of the resampling.
+        resamples: so many groups at most are left out one at a time.
+        seed: of the intervals.
 
     Returns:
         head to ``classification_metrics`` over units, each with ``mixed``, the units left out because their images are
@@ -178,9 +178,9 @@ def difference(
         label: (N,) 0 or 1.
         first: (N,) its probability of Anemic.
         second: (N,) the other's.
-        group: N names; the same groups are drawn for both.
-        resamples: of the intervals.
-        seed: of the resampling.
+        group: N names; the same groups are left out for both.
+        resamples: so many groups at most are left out one at a time.
+        seed: of the intervals.
 
     Returns:
         n, n_groups, n_groups_effective, auroc and accuracy (at 0.5), each {value, ci95}, and verdict: "better" where

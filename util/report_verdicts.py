@@ -13,13 +13,13 @@ from util.report_content import (
     ImageRow,
     Report,
     Tags,
+    few_groups,
     head_name,
     headline_split,
     link_to,
     no_claim,
     printable,
     scores_of,
-    short_intervals,
 )
 from util.report_parts import flat_interval_note, lead_of, outside, table_panel
 from util.report_scores import BETTER, SPECIFICITY, WORSE, YOUDEN
@@ -45,8 +45,8 @@ def against_colours(report: Report) -> Tags:
     scores = scores_of(report, found.get("split", "test"), "global")
     if scores and no_claim(scores):
         kind, words = _NOT_SHOWN[0], f"{_NOT_SHOWN[1]}: too few images"
-    elif short_intervals(found) and kind != _NOT_SHOWN[0]:
-        kind, words = _NOT_SHOWN[0], f"{words}, by an interval that is too short for so few groups"
+    elif few_groups(found) and kind != _NOT_SHOWN[0]:
+        kind, words = _NOT_SHOWN[0], f"{words}, which few groups decide"
     parts = [_signed(METRICS[key], found.get(key)) for key in ("auroc", "accuracy")]
     said = "Global less a random forest that sees colour statistics only, on the same images: " + ", ".join(parts)
     return [tags.p(tags.b(f"{words}.", cls=kind), f" {said}.", cls="panel margin")]
