@@ -64,7 +64,8 @@ def predict(options: Any, panel: Panel, device: Any) -> int:
         cells = cell_stage(options, device, results, Path(options.checkpoints_dir) / options.name)
         run = PredictRun(panel, device, results, options, cells=cells)
         workers = options.num_workers or None
-        smears = SmearStream(found, panel.load_sizes, options.batchSize, otsu=panel.by_otsu, workers=workers)
+        masks = {"otsu": panel.by_otsu, "masks": panel.sees_otsu}
+        smears = SmearStream(found, panel.load_sizes, options.batchSize, **masks, workers=workers)
         run.judge(smears, str(found.root))
         page = run.write_report(smears, found.facts())
     print(run.summary(smears), f"report: {page.resolve()}", sep="\n")
@@ -86,7 +87,7 @@ def serve(options: Any, panel: Panel, device: Any) -> int:
         options,
         device,
         decode=lambda content: decode_rgb(content, "the file", most_pixels=MOST_PIXELS),
-        batches=lambda rgb: batches_of(rgb, panel.load_sizes, device),
+        batches=lambda rgb: batches_of(rgb, panel.load_sizes, device, masks=panel.sees_otsu),
         otsu=otsu_mask,
     )
     serve_page(desk.judge, desk.facts(), port=options.port)

@@ -9,12 +9,12 @@ import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps
 
-session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
-facts, smooth = session.get_modelmeta().custom_metadata_map, Image.Resampling.BILINEAR
-if len(session.get_inputs()) > 1:
-    sys.exit("this network needs a mask beside the image: see docs/export.md")
-for name in sys.argv[2:]:
-    try:
+name, smooth = sys.argv[1] if sys.argv[2:] else sys.exit(__doc__), Image.Resampling.BILINEAR
+try:
+    session = onnxruntime.InferenceSession(name, providers=["CPUExecutionProvider"])
+    if "input_size" not in (facts := session.get_modelmeta().custom_metadata_map) or len(session.get_inputs()) > 1:
+        sys.exit(f"{name}: not of this toolkit, or a network that needs a mask beside the image: see docs/export.md")
+    for name in sys.argv[2:]:
         if (stored := Image.open(name)).mode not in ("RGB", "L", "P") or "transparency" in stored.info:
             sys.exit(f"{name}: not 8-bit RGB, grey or palette without transparency, but {stored.mode}")
         whole = ImageOps.exif_transpose(stored).convert("RGB")
@@ -26,5 +26,5 @@ for name in sys.argv[2:]:
         drawn = Image.fromarray((mask[0, 0] * 255).round().astype(np.uint8)).resize(whole.size, smooth)
         with Path(f"{Path(name).stem}_predicted_mask.png").open("xb") as file:
             drawn.point(lambda level: 255 * (level > 127)).save(file, "PNG")
-    except OSError as error:
-        sys.exit(f"{name}: {error}")
+except Exception as error:  # noqa: BLE001 - a file that is missing or damaged; each library has its own kinds
+    sys.exit(f"{name}: {error}")

@@ -146,7 +146,8 @@ def choose_batch_size(
         own = largest_batch(lambda count: _fits_gpu(step, count, device), most)
     else:
         own = _largest_on_host(step, most, None if free_host is None else free_host // ranks.world)
-    return ranks.world * min(ranks.gather(own))
+    smallest: int = min(ranks.gather(own))
+    return ranks.world * smallest
 
 
 def _largest_on_host(step: Callable[[int], None], most: int, free: int | None) -> int:

@@ -86,32 +86,24 @@ def build_session(
     """
     network = ThreeTierDCFNet(architecture(options))
     starts = _starts(network, options)
-    trainer = Trainer(
-        network,
-        trainer_settings(options),
-        device,
-        samples=samples,
-        any_masks=any_masks,
-        all_masks=all_masks,
-        class_counts=class_counts,
-        ranks=ranks,
-    )
+    masks = {"any_masks": any_masks, "all_masks": all_masks}
+    settings = trainer_settings(options)
+    trainer = Trainer(network, settings, device, samples=samples, **masks, class_counts=class_counts, ranks=ranks)
     if options.compile:
         compile_pieces(trainer.network)
-    facts = {
-        "data": dict(data_facts),
-        "options": {
-            name: {"value": value, "default": options.defaults()[name]} for name, value in options.values().items()
-        },
-        "starts": starts,
-    }
     return TrainingSession(
         trainer,
         Gate.begin(gate_settings(options)),
         folder,
-        facts,
+        {"data": dict(data_facts), "options": _told(options), "starts": starts},
         save_every=options.save_epoch_freq,
         save_seconds=options.save_seconds,
         stop_when_open=options.stop_when_open,
         patience=options.patience,
     )
+
+
+def _told(options: Any) -> dict[str, dict[str, Any]]:
+    """Every option with its default, as checkpoints carry them."""
+    defaults = options.defaults()
+    return {name: {"value": value, "default": defaults[name]} for name, value in options.values().items()}

@@ -23,7 +23,8 @@ class PatchDiscriminator(nn.Module):
 
     def forward(self, rgb: Tensor, mask: Tensor) -> Tensor:
         """Score each patch of a smear (B, 3, H, W) in [0, 1] with its mask (B, 1, H, W) in [0, 1]: (B, 1, h, w)."""
-        return self.judge(torch.cat([rgb, mask], dim=1))
+        scores: Tensor = self.judge(torch.cat([rgb, mask], dim=1))
+        return scores
 
 
 class MaskHistory:

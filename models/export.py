@@ -214,6 +214,7 @@ def as_onnx(saved: SavedNetwork, facts: dict[str, str]) -> bytes:
     """
     require_packages()
     import onnx
+    from torch.jit._trace import TracerWarning  # torch.jit has it, but does not say that it gives it
 
     names = INPUTS[:2] if takes_mask(saved) else INPUTS[:1]
     planes = {0: "batch", 2: "height", 3: "width"}
@@ -221,7 +222,7 @@ def as_onnx(saved: SavedNetwork, facts: dict[str, str]) -> bytes:
     written = io.BytesIO()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of the exporter as such
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # what it might get wrong is checked
+        warnings.simplefilter("ignore", TracerWarning)  # what it might get wrong is checked
         torch.onnx.export(
             _judging(saved),
             _example(saved, saved.network.architecture.fine_size + 4 * STEP),
@@ -406,7 +407,8 @@ def check_destination(out: Path, form: str, *, overwrite: bool) -> None:
     """Refuse, before anything takes time, a file that cannot or shall not be written.
 
     Raises:
-        UserError: another ending than the form's; a file is there; its folder cannot be written.
+        UserError: another ending than the form's; a file is there; its folder cannot be made or written. No folder is
+            made here.
     """
     suffix = SUFFIXES[form]
     if out.suffix.lower() != suffix:
@@ -417,7 +419,8 @@ def check_destination(out: Path, form: str, *, overwrite: bool) -> None:
         raise UserError(f"--out {out} is a folder", expected=f"a file name that ends in {suffix}")
     if out.exists() and not overwrite:
         raise UserError(f"{out} is there already", remedy="give another --out, or --overwrite to replace it")
-    make_folder(out.parent)
+    there = next(folder for folder in out.absolute().parents if folder.exists())
+    make_folder(there)  # which only tries whether it can be written
 
 
 def export_network(
@@ -445,5 +448,5 @@ def export_network(
             found=", ".join(f"{name} {value:.1e}" for name, value in checked.differences.items()),
             remedy="use the versions of torch and onnxruntime that the toolkit is tested with, and report this",
         )
-    atomic_write(out, content)
+    atomic_write(out, content, make_parents=True)
     return checked

@@ -137,6 +137,11 @@ class Panel:
         """Whether Otsu's masks stand in, because no judge draws any."""
         return all(judge.saved.masks_from == "otsu" for judge in self.judges)
 
+    @property
+    def sees_otsu(self) -> bool:
+        """Whether some judge looks at Otsu's masks: else nobody need make them."""
+        return any(judge.saved.binary_sees == "otsu" for judge in self.judges)
+
     def __call__(self, batches: Mapping[int, SmearBatch]) -> list[Judgement]:
         """Judge a batch of images, given at every judge's load size.
 

@@ -35,6 +35,7 @@ _NEIGHBOURS = 5
 _LUMINANCE = (0.2125, 0.7154, 0.0721)
 _GRID = 3  # every third row and column tells the stain
 _LEAST_SCALE = 1e-6
+_SMALLEST, _LARGEST = 1e-10, 1e12  # that a file may hold: distances by others would overflow, and say nothing
 _CONTENT = {"what": "the novelty reference", "without": "the warning of images unlike the training images"}
 
 
@@ -420,10 +421,12 @@ def _wrong(found: dict[str, NDArray[Any]]) -> str:
     numbers = [array for name, array in found.items() if name != "weights"]
     if any(array.dtype.kind not in "fiu" or not np.isfinite(array).all() for array in numbers):
         return "values that are no finite numbers"
+    if any(array.size and max(-float(array.min()), float(array.max())) > _LARGEST for array in numbers):
+        return f"values above {_LARGEST:g}"
     positive = ("feature_scale", "variances", "noise", "stain_scale", "limits")
     if found["images"] < 1 or found["images"] != np.floor(found["images"]):
         return "a number of images that is none"
     low, usual, high = found["focus"].tolist()
-    if any((found[name] <= 0).any() for name in positive) or not low < usual < high:
+    if any((found[name] < _SMALLEST).any() for name in positive) or not low < usual < high:
         return "limits or scales that are not above 0"
     return "" if int(found["schema"]) == SCHEMA else f"version {int(found['schema'])}"

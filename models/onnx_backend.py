@@ -59,9 +59,12 @@ class OnnxModel:
                 remedy="export it first: python 3TDCFNet_export.py --name NAME --to onnx",
             )
         self._session = _session(content, threads)
-        self.facts: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
-        self.inputs = [item.name for item in self._session.get_inputs()]
-        outputs = tuple(item.name for item in self._session.get_outputs())
+        try:
+            self.facts: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
+            self.inputs = [item.name for item in self._session.get_inputs()]
+            outputs = tuple(item.name for item in self._session.get_outputs())
+        except UnicodeDecodeError as error:
+            raise _not_ours(content, str(error)) from None
         sound = outputs == OUTPUTS and self.inputs in (list(INPUTS[:1]), list(INPUTS))
         if self.facts.get("format") != FORMAT or not sound:
             raise _not_ours(content, f"a model that gives {', '.join(outputs)}"[:200])
@@ -89,8 +92,10 @@ def _session(content: bytes | Path, threads: int) -> Any:
     model = content if isinstance(content, bytes) else str(content)
     refused = (errors.Fail, errors.InvalidProtobuf, errors.InvalidGraph, errors.InvalidArgument, errors.NoSuchFile)
     try:
-        return onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
-    except (*refused, errors.NotImplemented, errors.RuntimeException) as error:
+        # Without fallback: it would print what is wrong and try the same once more.
+        providers: dict[str, Any] = {"providers": ["CPUExecutionProvider"], "enable_fallback": 0}
+        return onnxruntime.InferenceSession(model, settings, **providers)
+    except (*refused, errors.NotImplemented, errors.RuntimeException, UnicodeDecodeError) as error:
         raise _not_ours(content, str(error).strip()[:200]) from None
 
 

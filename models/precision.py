@@ -57,7 +57,8 @@ class MixedPrecision:
 
     def backward(self, loss: Tensor) -> None:
         """Differentiate a loss."""
-        (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+        scaled: Tensor = loss if self.scaler is None else self.scaler.scale(loss)
+        torch.autograd.backward(scaled)
 
     def step(
         self,

@@ -39,6 +39,7 @@ from util.results import output_stems, save_mask, write_json, write_predictions
 from util.runlog import SEVERITY_HEAD, plain
 
 RUN_SCHEMA = 1
+OVERLAY_DETAIL = 4  # times as many pixels across an outline is drawn on as its thumbnail will have
 THUMBNAIL = 360  # pixels of the longer side of the page's pictures
 ANEMIC = 1
 # Options on which it depends what is said of an image: a prediction that goes on must have been begun with the same.
@@ -221,7 +222,7 @@ class PredictRun:
         paths = PicturePaths(stems[name])
         save_mask(self.results / paths.mask(), mask)
         save_thumbnail(self.results / paths.thumbnail("smear"), rgb, THUMBNAIL)
-        save_thumbnail(self.results / paths.thumbnail("overlay"), overlay_image(rgb, mask), THUMBNAIL)
+        save_thumbnail(self.results / paths.thumbnail("overlay"), overlay_image(reduced(rgb), reduced(mask)), THUMBNAIL)
         if found and found.cells:
             save_instances(instances_path(self.results, stems[name]), found.cells.instances)
         return note_of(name, stems[name], stamp, said, found, source)
@@ -396,6 +397,12 @@ class PredictRun:
         return {name: {"value": value, "default": defaults[name]} for name, value in self.options.values().items()}
 
 
+def reduced(plane: NDArray[Any]) -> NDArray[Any]:
+    """A large image or mask (H, W, ...) with every few rows and columns only: enough for a thumbnail's outlines."""
+    step = max(1, max(plane.shape[:2]) // (OVERLAY_DETAIL * THUMBNAIL))
+    return np.ascontiguousarray(plane[::step, ::step])
+
+
 def _settled(job: tuple[int, Future[dict[str, Any] | UserError]]) -> tuple[int, dict[str, Any] | UserError]:
     position, note = job
     return position, note.result()
@@ -405,10 +412,15 @@ def skipped_error(skipped: Sequence[Any], judged: int) -> UserError | None:
     """The error that a prediction ends with where images were skipped, or None."""
     if not skipped:
         return None
-    first = "".join(f"\n    - {item.name!r}: {item.reason}" for item in skipped[:5])
+    first = "".join(f"\n    - {item.name!r}: {_in_one_line(item.reason)}" for item in skipped[:5])
     more = f"\n    - and {len(skipped) - 5} more, see run.json" if len(skipped) > 5 else ""
     return UserError(
         f"{len(skipped)} {'file was' if len(skipped) == 1 else 'files were'} skipped; {judged} judged",
         found=first + more,
         remedy="mend or remove them; everything else is written",
     )
+
+
+def _in_one_line(text: str) -> str:
+    """A text in which a line end, as a file name may hold, cannot be taken for a line of the programme's own."""
+    return text.replace("\n", "\\n")

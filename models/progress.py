@@ -2,11 +2,13 @@
 
 ``unfinished.jsonl`` in the results folder: a first line that says which prediction it is, then a line for each image,
 written when all its files are on the disk. While the file is there the folder is no whole prediction; it is removed
-last. A line that was cut off by a crash counts for nothing, and so does everything after it.
+last. A line that was cut off by a crash, or is not what its checksum says, counts for nothing, and so does everything
+after it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
@@ -21,12 +23,9 @@ from util.files import atomic_write, unwritable
 from util.runlog import plain
 
 UNFINISHED = "unfinished.jsonl"
-SCHEMA = 1
+SCHEMA = 2
 _SYNC_SECONDS = 5.0  # after a power cut so much work is done again at most
-# What a line must hold, and as what.
-_FIELDS: dict[str, type | tuple[type, ...]] = {
-    "image": str, "stem": str, "stamp": list, "chances": dict, "mask_of": str, "warnings": list, "columns": dict,
-}  # fmt: skip
+_DIGITS = 16  # of the SHA-256 that each line begins with
 
 
 class Progress:
@@ -41,7 +40,7 @@ class Progress:
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
-        self.path, self.identity = folder / UNFINISHED, json.loads(_line(identity))
+        self.path, self.identity = folder / UNFINISHED, json.loads(_line(identity)[_DIGITS:])
         self._places: dict[str, int] = {}
         self._file: BinaryIO | None = None
         self._synced, self._begun_here = 0.0, False
@@ -103,7 +102,7 @@ class Progress:
         begun = head.get("prediction") if head and head.get("schema") == SCHEMA else None
         if begun == self.identity:
             return
-        differs = "its first line is damaged"
+        differs = "its first line is damaged, or of another version of the toolkit"
         if isinstance(begun, dict):
             differs = next(
                 f"{key}: {_short(begun.get(key))}, now {_short(self.identity.get(key))}"
@@ -121,7 +120,7 @@ class Progress:
         """Note that an image is done; its files must be on the disk.
 
         Args:
-            record: plain data, at least ``_FIELDS``.
+            record: plain data, at least ``image``, ``stem`` and ``stamp``.
 
         Raises:
             UserError: it cannot be written.
@@ -180,24 +179,27 @@ def _records(file: BinaryIO) -> Iterator[tuple[int, dict[str, Any]]]:
     while True:
         place = file.tell()
         record = _parsed(file.readline())
-        if record is None or any(not isinstance(record.get(key), kind) for key, kind in _FIELDS.items()):
+        if record is None:
             file.seek(place)
             return
         yield place, record
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
-    if not line.endswith(b"\n"):
+    """A line's content; None where it was cut off or is not what its checksum says."""
+    told, _, text = line.partition(b" ")
+    if told != _checksum(text):
         return None
-    try:
-        found = json.loads(line)
-    except ValueError:
-        return None
-    return found if isinstance(found, dict) else None
+    return dict(json.loads(text))
 
 
 def _line(content: Mapping[str, Any]) -> str:
-    return json.dumps(plain(content), allow_nan=False, default=_plain_number) + "\n"
+    text = json.dumps(plain(content), allow_nan=False, default=_plain_number) + "\n"
+    return f"{_checksum(text.encode()).decode()} {text}"
+
+
+def _checksum(text: bytes) -> bytes:
+    return hashlib.sha256(text).hexdigest()[:_DIGITS].encode()
 
 
 def _plain_number(value: Any) -> Any:

@@ -75,7 +75,8 @@ class SavedNetwork:
 def _architecture(path: Path, stored: dict[str, Any]) -> Architecture:
     known = {field.name for field in fields(Architecture)}
     remedy = "use the version of the toolkit that wrote it, or train again"
-    kinds: dict[str, Any] = {"fine_size": int, "dropout": int | float, "binary_stream": bool, "fusion": bool}
+    kinds: dict[str, Any] = {"preset": str, "fine_size": int, "dropout": int | float, "binary_stream": bool}
+    kinds["fusion"] = bool
     right = all(isinstance(stored.get(key), kind) for key, kind in kinds.items())
     right = right and type(stored["fine_size"]) is int and stored["fine_size"] in SIZES and 0 <= stored["dropout"] < 1
     if not right or set(stored) != known or stored.get("preset") not in PRESETS:

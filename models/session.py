@@ -7,7 +7,7 @@ import math
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,28 +19,52 @@ from models.gate import LAST_TIER, STOP, Gate, GateDecision
 from models.inference import SmearBatch
 from models.network import HEAD_KEYS, TIER_KEYS
 from models.trainer import EpochTotals, Evaluation, Trainer
-from util.checkpoint import keep_before, load_checkpoint, load_weights, save_checkpoint
+from util.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from util.console import ROMAN
 from util.distributed import Ranks
 from util.errors import UserError
-from util.files import atomic_write
+from util.files import atomic_write, keep_before, move
 from util.interrupts import StopAsked, StopRequest
 from util.runlog import BEST, LATEST, RunFolder, plain
 
 SAVING_SHARE = 0.02  # of the time that saving within an epoch may take
 
 
-class EpochBatches(Protocol):
+class CountedBatches(Protocol):
+    """Batches of which it is known how many there are."""
+
+    def __iter__(self) -> Iterator[SmearBatch]:
+        """Give them."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+
+class EpochBatches(CountedBatches, Protocol):
     """Batches that differ by epoch."""
 
     def set_epoch(self, epoch: int, seen: int = 0) -> None:
         """Choose the epoch (0-based) of the next iteration, and leave out the images that were seen already."""
 
-    def __iter__(self) -> Iterator[SmearBatch]:
-        """Give the epoch's batches."""
+
+class Interruptible:
+    """Batches between which something is asked; as many as there are without it.
+
+    Args:
+        batches: these.
+        ask: called before each of them; may raise.
+    """
+
+    def __init__(self, batches: CountedBatches, ask: Callable[[], None]) -> None:
+        self.batches, self.ask = batches, ask
 
     def __len__(self) -> int:
-        """How many there are."""
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[SmearBatch]:
+        for batch in self.batches:
+            self.ask()
+            yield batch
 
 
 class TrainingSession:
@@ -81,6 +105,7 @@ class TrainingSession:
         self.done, self.begun_at = 0, 0
         self.begun: Mapping[str, Any] | None = None  # of an epoch that was interrupted: its sums, and how long it took
         self.best: dict[str, Any] = {"score": None, "epoch": None}
+        self.better: Mapping[str, Any] | None = None  # weights of the best epoch, if no state was saved since it
         self.stopped = False
 
     @property
@@ -107,27 +132,28 @@ class TrainingSession:
             ) from None
         if self.ranks.first:
             self.folder.cut_logs(self.done)
-            self._check_best()
+            self._restore_best()
             if any(True for _ in self.epochs()):
                 self.folder.finished.unlink(missing_ok=True)
 
-    def _check_best(self) -> None:
-        """Say where the best weights are of an epoch that this run will not have seen as it was."""
-        best = self.folder.weights(BEST)
-        if not best.is_file():
-            return
-        anew = "it is written anew by the first epoch that validation likes better than all before"
-        try:
-            epoch = dict(load_checkpoint(best)).get("epoch")
-        except (
-            UserError,
-            TypeError,
-            ValueError,
-        ) as error:  # the run needs it no more than a test that is not asked for
-            print(f"warning: {error}\nwarning: {anew}", file=sys.stderr)
-            return
-        if epoch != self.best["epoch"]:
-            print(f"warning: {best} is of epoch {epoch}, which was not saved otherwise; {anew}", file=sys.stderr)
+    def _restore_best(self) -> None:
+        """Put those best weights in place that belong to the state; those of epochs that are thrown away go."""
+        folder, epoch = self.folder, self.best["epoch"]
+        best = folder.weights(BEST)
+        for path in (best, folder.best_next, folder.best_before):
+            if path.is_file() and epoch is not None and _epoch_of(path) == epoch:
+                if path != best:
+                    keep_before(path, best)
+                break
+        else:
+            if epoch is not None:  # the run needs them no more than a test that is not asked for
+                print(
+                    f"warning: the weights of epoch {epoch}, the best so far, are lost; {best.name} is written anew by "
+                    "the first epoch that validation likes better",
+                    file=sys.stderr,
+                )
+            best.unlink(missing_ok=True)
+        folder.best_next.unlink(missing_ok=True)
 
     def _last_good_state(self) -> tuple[Path, Mapping[str, Any]]:
         """The newest state that can be read."""
@@ -210,7 +236,7 @@ class TrainingSession:
         self,
         epoch: int,
         train: EpochBatches,
-        val: Iterable[SmearBatch],
+        val: CountedBatches,
         after_step: Callable[[EpochTotals], None] | None = None,
     ) -> tuple[dict[str, Any], GateDecision]:
         """Train and validate one epoch (0-based), ask the gate, log and save.
@@ -273,7 +299,7 @@ class TrainingSession:
     def _learn(
         self,
         train: EpochBatches,
-        val: Iterable[SmearBatch],
+        val: CountedBatches,
         epoch: int,
         after_step: Callable[[EpochTotals], None] | None,
         since: float,
@@ -287,10 +313,13 @@ class TrainingSession:
                 after_step(totals)
             self._pause(totals, since)
 
+        def between() -> None:
+            self._stop_in_validation(totals, since)
+
         try:
             learned = self.trainer.train_epoch(train, epoch, after, begun=totals)
             self.trainer.check_finite()
-            evaluation = self.trainer.validate(self._until_stopped(val, totals, since))
+            evaluation = self.trainer.validate(Interruptible(val, between))
             self.begun = None
             return learned, evaluation
         except FloatingPointError as error:
@@ -306,7 +335,10 @@ class TrainingSession:
             ) from None
 
     def _leave_epoch(self) -> None:
-        """Go back to the last epoch's end: of an epoch that diverges even finite weights are not worth keeping."""
+        """Go back to the last epoch's end: of an epoch that diverges even finite weights are not worth keeping.
+
+        The best weights follow when the run goes on, see ``_restore_best``.
+        """
         if self.saved_within and self.ranks.first:
             keep_before(self.folder.state_before, self.folder.state)
 
@@ -328,13 +360,11 @@ class TrainingSession:
         if stops:
             raise StopAsked
 
-    def _until_stopped(self, batches: Iterable[SmearBatch], totals: EpochTotals, since: float) -> Iterator[SmearBatch]:
-        """Validation batches, between which the run may stop; it then validates anew when it goes on."""
-        for batch in batches:
-            if self.stop and not self.ranks.several:  # of several processes each has other batches: none stops alone
-                self._save_within(totals, since)
-                raise StopAsked
-            yield batch
+    def _stop_in_validation(self, totals: EpochTotals, since: float) -> None:
+        """Between two validation batches: stop if that was asked for; the run validates anew when it goes on."""
+        if self.stop and not self.ranks.several:  # of several processes each has other batches: none stops alone
+            self._save_within(totals, since)
+            raise StopAsked
 
     def _save_within(self, totals: EpochTotals, since: float) -> None:
         """Save the state in the middle of an epoch that began at ``since``."""
@@ -377,8 +407,8 @@ class TrainingSession:
             self.folder.log_gate(decision.as_row())
         self.done = record["epoch"]
         weights = self._weights()
-        if self._is_best(evaluation):
-            self._save_weights(BEST, weights)
+        if self._is_best(evaluation) and self.ranks.first:
+            self.better = copied(weights)
         if self.save_every and self.done % self.save_every == 0:
             self._save_weights(str(self.done), weights)
         self.trainer.open_tier(self.gate.tier, self.done)
@@ -403,12 +433,23 @@ class TrainingSession:
         started = time.monotonic()
         state = {**self._state(), "begun": begun}  # all processes have a part in it
         if self.ranks.first:
-            if not self.saved_within:
-                keep_before(self.folder.state, self.folder.state_before)
-            save_checkpoint(self.folder.state, state)
+            self._replace_state(state)
         self.saved_within = begun is not None
         self.saved_at = time.monotonic()
         self.saving_took = self.saved_at - started
+
+    def _replace_state(self, state: Mapping[str, Any]) -> None:
+        """Write the state and the best weights that belong to it; a kill in between leaves either pair whole."""
+        folder, best = self.folder, self.folder.weights(BEST)
+        if not self.saved_within:
+            keep_before(best, folder.best_before)
+            keep_before(folder.state, folder.state_before)
+        if self.better is not None:
+            save_checkpoint(folder.best_next, self.better)
+        save_checkpoint(folder.state, state)
+        if self.better is not None:
+            move(folder.best_next, best)
+            self.better = None
 
     def _ends_early(self) -> bool:
         """Whether what was asked for before the end of the schedule has come: all gates open, or no progress."""
@@ -465,3 +506,25 @@ class TrainingSession:
             "gate": self.gate.state(),
             "trainer": self.trainer.state(),
         }
+
+
+def copied(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain content with its tensors copied to the host, so that further steps do not change them."""
+    return {
+        key: copied(value)
+        if isinstance(value, Mapping)
+        else value.detach().to("cpu", copy=True)
+        if isinstance(value, torch.Tensor)
+        else value
+        for key, value in content.items()
+    }
+
+
+def _epoch_of(weights: Path) -> Any:
+    """The epoch that a weights' file says it is of; None, and a warning, where it cannot be read."""
+    try:
+        content = load_checkpoint(weights)
+    except UserError as error:
+        print(f"warning: {error}", file=sys.stderr)
+        return None
+    return content.get("epoch") if isinstance(content, dict) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -290,21 +291,40 @@ class Trainer:
         )
         self.mixed, self.mixed_discriminator = MixedPrecision(device), MixedPrecision(device)
         self.history = MaskHistory(-(-settings.pool_size // ranks.world), settings.seed + ranks.rank)
-        self._learner = self._shared_learner()
+        self._learner: nn.Module | None = None
+        self._learner_tiers = 0  # that were open when it was made
         if ranks.rank > 0:  # each process drops other features; the first one draws as a lone one does
             torch.manual_seed(settings.seed + ranks.rank)
 
-    def _shared_learner(self) -> nn.Module:
+    def _learning(self) -> nn.Module:
         """The network as a step calls it: of several processes, one whose gradients are the mean over all of them.
 
-        Made once, while every part may still learn; what is shut or frozen in a step is found to be unused.
+        Made anew when a tier opens: so it knows what learns, and need not search for it in every step.
         """
         if not self.ranks.several:
             return self.network
+        if self._learner is None or self._learner_tiers != self.network.open_tiers:
+            self._learner = None
+            gc.collect()  # what listened to the gradients until now must not go on to
+            self._learner, self._learner_tiers = self._shared_learner(), self.network.open_tiers
+        return self._learner
+
+    def _shared_learner(self) -> nn.Module:
+        """The network with shared gradients of what every step uses; of a tier that is shut nothing is shared."""
+        shut: list[nn.Module] = [*self.network.tiers[self.network.open_tiers :]]
+        if not self.network.architecture.fusion:
+            shut.append(self.network.fusion_head)
+        resting = [p for module in shut for p in module.parameters() if p.requires_grad]
         device_ids = [self.device.index] if self.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(
-            self.network, device_ids=device_ids, find_unused_parameters=True, gradient_as_bucket_view=True
-        )
+        for parameter in resting:
+            parameter.requires_grad_(False)
+        try:
+            return nn.parallel.DistributedDataParallel(
+                self.network, device_ids=device_ids, gradient_as_bucket_view=True
+            )
+        finally:
+            for parameter in resting:
+                parameter.requires_grad_(True)
 
     @property
     def judge(self) -> ThreeTierDCFNet:
@@ -411,7 +431,7 @@ class Trainer:
     def _step(self, batch: SmearBatch, shows_true: Tensor, totals: EpochTotals) -> None:
         see_given = torch.where(batch.has_mask, shows_true, torch.full_like(shows_true, self.uses_stand_in))
         with self.mixed.autocast():
-            output = self._learner(batch.rgb, batch.mask, see_given)
+            output = self._learning()(batch.rgb, batch.mask, see_given)
         pairs = self._pairs(batch)
         rgb, true = batch.rgb[pairs], batch.mask[pairs]
         probability = output.mask_probability[pairs]
@@ -496,7 +516,8 @@ class Trainer:
         with self.mixed.autocast():
             scores = self.discriminator(rgb, probability)
         self.discriminator.requires_grad_(True)
-        return self.adversarial(scores.float(), real=True)
+        fooled: Tensor = self.adversarial(scores.float(), real=True)
+        return fooled
 
     def _train_discriminator(self, rgb: Tensor, true: Tensor, generated: Tensor, share: Tensor | float) -> Tensor:
         self.optimizer_discriminator.zero_grad(set_to_none=True)
@@ -514,7 +535,8 @@ class Trainer:
         old_rgb, old_mask = self.history.exchange(rgb, generated)
         with self.mixed_discriminator.autocast():
             real, fake = self.discriminator(rgb, true), self.discriminator(old_rgb, old_mask)
-        return (self.adversarial(real.float(), real=True) + self.adversarial(fake.float(), real=False)) / 2
+        both: Tensor = self.adversarial(real.float(), real=True) + self.adversarial(fake.float(), real=False)
+        return both / 2
 
     def validate(self, batches: Iterable[SmearBatch]) -> Evaluation:
         """Judge the validation split and weigh the voices by it; the verdicts returned are those with the new weights.

@@ -14,6 +14,7 @@ from models.saved import load_network
 from util import checkpoint as checkpoint_module
 from util.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from util.errors import UserError
+from util.files import keep_before
 
 
 def test_nested_data_comes_back(tmp_path):
@@ -89,6 +90,21 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert load_checkpoint(path) == {"a": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["c.safetensors"], "no temporary file is left"
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_kept_under_a_second_name_stays_under_the_first(tmp_path, monkeypatch, links):
+    def none(*_):
+        raise OSError(95, "no hard links here")
+
+    if not links:
+        monkeypatch.setattr("os.link", none)
+    keep_before(tmp_path / "absent", tmp_path / "second")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "first").write_text("new")
+    (tmp_path / "second").write_text("old")
+    keep_before(tmp_path / "first", tmp_path / "second")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"first": "new", "second": "new"}
 
 
 def test_weights_of_another_architecture_are_refused():

@@ -271,7 +271,8 @@ def test_a_file_is_replaced_when_asked(tmp_path, monkeypatch):
         ("--name RUN --out checkpoints/RUN/options.json/x/run.onnx", "cannot write"),
         ("--name RUN --out other.onnx --dataroot nowhere", "nowhere"),
         ("--name RUN --out other.onnx --image 3", "did you mean --images"),
-        ("--name RUN --out other.onnx --images 0", "1 or more"),
+        ("--name RUN --out other.onnx --images 0", "from 1 to 64"),
+        ("--name RUN --out other.onnx --images 1000000000", "from 1 to 64"),
         ("--name ../RUN", "plain folder name"),
     ],
 )
@@ -279,6 +280,17 @@ def test_bad_calls(exported, monkeypatch, line, words):
     (exported / "checkpoints/RUN/options.json").write_text("{}")
     assert words in refused("export", line, monkeypatch, exported)
     assert not (exported / "other.onnx").exists()
+
+
+def test_a_call_that_fails_makes_no_folder_and_one_that_succeeds_makes_it(exported, tmp_path, monkeypatch):
+    line = "--name RUN --checkpoints_dir checkpoints --out deep/er/run.onnx"
+    assert "nowhere" in refused("export", f"{line} --dataroot nowhere", monkeypatch, exported)
+    assert not (exported / "deep").exists()
+    monkeypatch.setitem(FORMS, "onnx", lambda saved, facts: b"new")
+    monkeypatch.setitem(RUNNERS, "onnx", lambda content: None)
+    monkeypatch.setattr("models.export.check", lambda *_: Check({"probabilities": 1e-5}, [(64, 64)], [1]))
+    assert not call("export", f"{line} --images 1", monkeypatch, exported)
+    assert (exported / "deep/er/run.onnx").read_bytes() == b"new"
 
 
 def test_without_the_packages(exported, monkeypatch):
@@ -401,6 +413,21 @@ def test_the_example_replaces_no_file_and_says_in_a_line_what_it_cannot_take(wei
         assert done.returncode == 1 and words in done.stderr and done.stderr.startswith(f"{name}: ")
         assert len(done.stderr.splitlines()) == 1
     assert (tmp_path / "grey_predicted_mask.png").read_bytes() == b"mine"
+
+
+def test_the_example_says_in_a_line_what_is_wrong_with_its_model_or_its_call(tmp_path):
+    (tmp_path / "bad.onnx").write_bytes(b"no model")
+    Image.new("L", (9, 7), 200).save(tmp_path / "grey.png")
+    for given, words in (
+        (["absent.onnx", "grey.png"], "absent.onnx: "),
+        (["bad.onnx", "grey.png"], "bad.onnx: "),
+        ([], "python onnx_verdict.py"),
+        (["bad.onnx"], "python onnx_verdict.py"),
+    ):
+        line = [sys.executable, str(EXAMPLE), *given]
+        done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 1 and words in done.stderr and "Traceback" not in done.stderr
+        assert len(done.stderr.splitlines()) == 1 and not done.stdout
 
 
 def test_the_example_is_short_and_stands_alone():

@@ -31,7 +31,7 @@ from models.module2.kinds import kinds_of
 from models.module2.morphometry import measure_cells
 from models.module2.severity import SeverityRule, score_cells, summarise
 from models.module2.smear_cells import BORDER, LeftOut, SmearCells
-from models.predicting import PredictRun
+from models.predicting import PredictRun, reduced, skipped_error
 from models.progress import UNFINISHED
 from models.saved import load_network
 from util.errors import UserError
@@ -783,6 +783,33 @@ def test_the_shipped_weights_say_the_same_by_command_and_called_directly(tmp_pat
         mask = np.array(Image.open(out / "masks" / f"{Path(row['image']).stem}.png")) > 0
         assert (mask == (said.mask_probability[0, 0] > 0.5).numpy()).mean() > 0.9999
     assert "SYNTHETIC DATA" in (out / "index.html").read_text()
+
+
+def test_otsu_s_mask_is_not_made_where_nobody_looks_at_it(runs, some, tmp_path, monkeypatch):
+    line = f"--dataroot some --name SEG --gpu_ids -1 --checkpoints_dir {runs} --cells no"
+    assert call("predict", f"{line} --results_dir with", monkeypatch, tmp_path) == 0
+    monkeypatch.setattr("data.unlabelled.otsu_mask", lambda rgb: pytest.fail("a mask that nobody looks at"))
+    assert call("predict", line, monkeypatch, tmp_path) == 0
+    tables = [tmp_path / folder / "SEG/predict_latest/predictions.csv" for folder in ("with", "results")]
+    assert tables[0].read_bytes() == tables[1].read_bytes()
+    monkeypatch.undo()
+    assert bool(
+        SmearStream(find_smears(str(some)), 64, 4, otsu=False).batches(torch.device("cpu")).__next__()[64].mask.any()
+    )
+
+
+def test_outlines_of_huge_images_are_drawn_on_a_reduction_that_keeps_cells_in_their_places():
+    rgb = np.zeros((5000, 7200, 3), np.uint8)
+    rgb[2500:, 3600:] = 200
+    small = reduced(rgb)
+    assert small.shape == (1000, 1440, 3) and (small[500:, 720:] == 200).all() and not small[:500].any()
+    assert reduced(rgb[:96, :128]).shape == (96, 128, 3) and reduced(rgb[..., 0] > 0).dtype == bool
+
+
+def test_a_line_end_in_a_file_name_is_no_line_of_the_programme():
+    item = SimpleNamespace(name="a\nerror: b.png", reason="a\nerror: b.png: it is empty")
+    assert str(skipped_error([item], 0)).splitlines()[1] == "  found:    "
+    assert not [line for line in str(skipped_error([item], 0)).splitlines() if line.startswith("error")]
 
 
 def test_grades_of_images_called_healthy_are_not_counted():

@@ -7,8 +7,8 @@ import os
 import pickle
 import socket
 import threading
-import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -88,6 +88,15 @@ def host(monkeypatch):
 def use_shufflenet(monkeypatch, url):
     source = TorchFile(SHUFFLE.online.title, url)
     monkeypatch.setattr(pretrained, "PUBLISHED", (DENSE, LITE0, Published(source)))
+
+
+def within(seconds, job, *given):
+    """What a job gives, which must not wait for ever."""
+    pool = ThreadPoolExecutor(1)
+    try:
+        return pool.submit(job, *given).result(timeout=seconds)
+    finally:
+        pool.shutdown(wait=False)
 
 
 def without_package(monkeypatch):
@@ -342,9 +351,7 @@ def test_a_silent_proxy_holds_nothing_up(monkeypatch, capsys):
         silent.settimeout(1)
         monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{silent.getsockname()[1]}")
         monkeypatch.setattr(urllib.request, "_opener", None)  # it keeps the proxies of its first call
-        begun = time.monotonic()
-        starts = load_starts(build(), "auto", "", "runs")
-        assert time.monotonic() - begun < 3
+        starts = within(60, load_starts, build(), "auto", "", "runs")  # a busy machine may take seconds, not minutes
         silent.accept()
     assert starts["tier1"] == starts["tier3"].replace(SHUFFLE.online.title, "weights")
     assert starts["tier1"].startswith("random weights (no network; ")
@@ -352,11 +359,11 @@ def test_a_silent_proxy_holds_nothing_up(monkeypatch, capsys):
 
 
 def test_a_slow_name_look_up_is_cut_off(monkeypatch, capsys):
-    monkeypatch.setattr(HubFile, "reach", lambda self: time.sleep(20))
+    over = threading.Event()
+    monkeypatch.setattr(HubFile, "reach", lambda self: over.wait())
     monkeypatch.setattr(published, "REACH_SECONDS", 0.2)
-    begun = time.monotonic()
-    load_starts(build(), "auto", "", "runs")
-    assert time.monotonic() - begun < 3
+    within(60, load_starts, build(), "auto", "", "runs")
+    over.set()
     assert "no answer within 0.2 s" in capsys.readouterr().out
 
 

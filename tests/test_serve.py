@@ -213,7 +213,7 @@ def test_errors_are_words_without_details(running, capfd):
 
 
 def test_several_users_wait_in_line_while_the_page_answers(running, monkeypatch, capfd):
-    monkeypatch.setattr("util.serve_handlers.MOST_WAITING", 3)
+    monkeypatch.setattr(serve, "MOST_WAITING", 3)
     free, order = threading.Event(), []
 
     def judge(content):
@@ -262,6 +262,29 @@ def test_who_has_gone_is_not_judged(running):
     first.join(10)
     assert server.send(b"last")[0] == 200
     assert judged == [b"first", b"last"]
+
+
+def test_uploads_that_hardly_come_on_give_way_when_all_places_are_taken(running, monkeypatch):
+    monkeypatch.setattr(serve, "MOST_WAITING", 2)
+    monkeypatch.setattr("util.serve_handlers.PATIENT_SECONDS", 0.2)
+    server = running(lambda content: {"fine": True})
+    head = f"POST /judge HTTP/1.1\r\nHost: localhost\r\nContent-Type: {UPLOAD_TYPE}\r\nContent-Length: 9000\r\n\r\n"
+    lines = []
+    for count in (1, 2):
+        lines.append(socket.create_connection(("127.0.0.1", server.port), timeout=10))
+        lines[-1].sendall(head.encode() + b"x")
+        until(lambda: server.queue.uploads == count)  # noqa: B023
+    monkeypatch.setattr("util.serve_handlers.LEAST_RATE", 0)
+    assert server.send(b"a")[0] == 503, "none of them is slow"
+    monkeypatch.setattr("util.serve_handlers.LEAST_RATE", 100_000)
+    until(lambda: server.send(b"b") == (200, {"fine": True}))
+    assert lines[0].recv(100) == b"", "the first one is closed"
+    lines[1].sendall(b"x" * 8999)
+    assert b" 200 " in lines[1].recv(4000).splitlines()[0]
+    until(lambda: server.queue.uploads == 0)
+    assert not server.queue.incoming
+    for line in lines:
+        line.close()
 
 
 def until(true):

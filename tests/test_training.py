@@ -478,6 +478,88 @@ def test_a_run_that_its_gate_stopped_stays_stopped_unless_it_is_given_more_epoch
     assert next(more.epochs()) == 2
 
 
+def always_better(one):
+    """Let every epoch be the best one so far."""
+    real, loss = one.trainer.validate, iter(range(1000, 0, -1))
+
+    def validate(batches):
+        evaluation = real(batches)
+        evaluation.auroc, evaluation.loss = (lambda head: 0.5), float(next(loss))
+        return evaluation
+
+    one.trainer.validate = validate
+    return one
+
+
+def best_of(one):
+    return load_checkpoint(one.folder.weights("best"))["epoch"]
+
+
+def test_best_weights_of_epochs_that_are_thrown_away_never_take_the_place_of_the_kept_ones(tmp_path, capsys):
+    one = always_better(session(tmp_path))
+    run(one, stop_after=1)
+    kept = one.folder.weights("best").read_bytes()
+    one.save_seconds = 3600.0
+    run(one, stop_after=3)  # epochs 2 and 3 are better, and no state of them is saved
+    assert one.best["epoch"] == 3 and one.folder.weights("best").read_bytes() == kept
+    again = session(tmp_path)
+    again.resume()
+    assert again.best["epoch"] == 1 == best_of(again) and not capsys.readouterr().err
+    one.best["epoch"], one.saved_at = 3, -math.inf
+    one._save_state(None)
+    assert best_of(one) == 3, "they come with the next state"
+
+
+def test_the_best_weights_of_the_state_before_come_back_with_it(tmp_path, capsys):
+    one = always_better(session(tmp_path))
+    run(one, stop_after=3)
+    kept = load_checkpoint(one.folder.best_before)
+    assert (kept["epoch"], best_of(one)) == (2, 3)
+    one.folder.state.write_bytes(b"damaged")
+    again = session(tmp_path)
+    again.resume()
+    assert again.done == 2 == best_of(again) and "going on from" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("call", range(1, 8))
+def test_a_kill_while_state_and_best_are_saved_leaves_a_pair(tmp_path, monkeypatch, call):
+    one = always_better(session(tmp_path))
+    run(one, stop_after=2)
+    import os
+
+    real, calls = os.replace, iter(range(1, 1000))
+
+    def replace_until(*names):
+        if next(calls) >= call:
+            raise KeyboardInterrupt
+        real(*names)
+
+    monkeypatch.setattr("os.replace", replace_until)
+    with pytest.raises(KeyboardInterrupt):
+        run(one, stop_after=4)
+    monkeypatch.undo()
+    again = session(tmp_path)
+    again.resume()
+    assert again.best["epoch"] == best_of(again) == again.done
+    assert not again.folder.best_next.exists()
+
+
+def test_best_weights_that_no_state_knows_are_removed(tmp_path, capsys):
+    one = session(tmp_path)
+    one.save_start()
+    one.folder.weights("best").write_bytes(b"of another time")
+    session(tmp_path).resume()
+    assert not one.folder.weights("best").exists() and not capsys.readouterr().err
+
+
+def test_validation_knows_how_many_batches_there_are():
+    from models.session import Interruptible
+
+    asked = []
+    batches = Interruptible(Batches(count=8, batch=4), lambda: asked.append(1))
+    assert len(batches) == 2 == len(list(batches)) == len(asked)
+
+
 def test_damaged_best_weights_are_told_and_stop_no_run(tmp_path, capsys):
     run(session(tmp_path), stop_after=1)
     again = session(tmp_path)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ import torch
 from torch import Tensor
 
 from util.errors import UserError
-from util.files import atomic_write, unwritable
+from util.files import atomic_write
 
 FORMAT = "3TDCFNet"
 FORMAT_VERSION = 1
@@ -83,30 +81,6 @@ def content_digest(text: str, tensors: Mapping[str, Tensor]) -> str:
         digest.update(name.encode())
         digest.update(tensors[name].contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def keep_before(path: Path, before: Path) -> None:
-    """Keep a file under a second name, at no moment without it under the first; where it is not there, do nothing.
-
-    Raises:
-        UserError: the folder cannot be written.
-    """
-    if not path.is_file():
-        return
-    link = before.with_name(f".{before.name}.link")
-    try:
-        link.unlink(missing_ok=True)
-        try:
-            os.link(path, link)
-        except OSError:  # a file system without hard links: for a moment the second name is all there is
-            os.replace(path, before)  # noqa: PTH105 - as below
-            return
-        os.replace(link, before)  # noqa: PTH105 - the plain call is the atomic one on every system
-    except OSError as error:
-        raise unwritable(before, error) from None
-    finally:
-        with contextlib.suppress(OSError):
-            link.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path) -> Any:

@@ -6,7 +6,9 @@ import contextlib
 import errno
 import os
 import secrets
+import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from util.errors import UserError
@@ -57,7 +59,7 @@ def atomic_write(path: Path, content: str | bytes, *, make_parents: bool = False
         UserError: the folder cannot be written or the disk is full; the old file is untouched.
     """
     data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
-    temporary = path.parent / f".{path.name[:40]}.{secrets.token_hex(8)}"
+    temporary = _temporary_beside(path)
     try:
         if make_parents:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,6 +70,82 @@ def atomic_write(path: Path, content: str | bytes, *, make_parents: bool = False
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def write_unhurried(path: Path, content: bytes) -> None:
+    """Write a whole file or leave the old one, as ``atomic_write`` does, but without waiting for the disk.
+
+    For one of many files that something written later makes whole; see ``wait_for_disk``. Missing folders are made.
+
+    Raises:
+        UserError: the folder cannot be written or the disk is full; the old file is untouched.
+    """
+    temporary = _temporary_beside(path)
+    try:
+        try:
+            temporary.write_bytes(content)
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(content)
+        os.replace(temporary, path)  # noqa: PTH105 - as in atomic_write
+    except OSError as error:
+        raise unwritable(path, error) from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def wait_for_disk(paths: Iterable[Path]) -> None:
+    """Wait until the disk has files that were written without waiting: together that takes little longer than for one.
+
+    Raises:
+        UserError: one of them is gone, or the disk failed.
+    """
+    for path in paths:
+        try:
+            with path.open("rb+") as file:  # some systems flush only what may be written
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise unwritable(path, error) from None
+
+
+def keep_before(path: Path, before: Path) -> None:
+    """Keep a file under a second name, at no moment without it under the first; where it is not there, do nothing.
+
+    Raises:
+        UserError: the folder cannot be written, or the disk is full.
+    """
+    if not path.is_file():
+        return
+    second = _temporary_beside(before)
+    try:
+        try:
+            os.link(path, second)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(path, second)
+        os.replace(second, before)  # noqa: PTH105 - as in atomic_write
+    except OSError as error:
+        raise unwritable(before, error) from None
+    finally:
+        with contextlib.suppress(OSError):
+            second.unlink(missing_ok=True)
+
+
+def move(path: Path, to: Path) -> None:
+    """Give a file another name in its folder; what had that name is replaced.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    try:
+        os.replace(path, to)  # noqa: PTH105 - as in atomic_write
+    except OSError as error:
+        raise unwritable(to, error) from None
+
+
+def _temporary_beside(path: Path) -> Path:
+    """A name in the file's folder that no other file has, and that ``remove_unfinished`` knows."""
+    return path.parent / f".{path.name[:40]}.{secrets.token_hex(8)}"
 
 
 def remove_unfinished(folder: Path) -> None:

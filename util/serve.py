@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from util.errors import UserError
 from util.report import printable
@@ -30,10 +30,23 @@ MOST_BYTES = 32_000_000  # of an upload
 MOST_PIXELS = 25_000_000  # of an image
 MOST_WAITING = 8  # uploads that are received, wait or are judged; each may hold MOST_BYTES
 BODY_SECONDS = 120.0  # that an upload may take
+# Where all places are taken, an upload that comes slower than this after its first seconds has to give way.
+PATIENT_SECONDS, LEAST_RATE = 5.0, 100_000  # bytes a second; below what any line to this machine carries
 UPLOAD_TYPE = "application/octet-stream"  # a form of another site cannot send it, nor a script without leave
 
 Answer = Mapping[str, Any]
 JudgeUpload = Callable[[bytes], Answer]
+
+
+class Incoming(Protocol):
+    """An upload that is being received."""
+
+    @property
+    def slow(self) -> bool:
+        """Whether it comes slower than ``LEAST_RATE``."""
+
+    def drop(self) -> None:
+        """End it, and leave ``Queue.incoming``."""
 
 
 class Queue:
@@ -49,6 +62,15 @@ class Queue:
         self.busy = False  # judging one right now
         self.uploads = 0  # being received, waiting or being judged
         self.waiting = 0  # waiting or being judged
+        self.incoming: list[Incoming] = []  # being received
+
+    def make_room(self) -> bool:
+        """Whether there is a place for another upload, if need be that of one that hardly comes on."""
+        if self.uploads >= MOST_WAITING:
+            slow = next((upload for upload in self.incoming if upload.slow), None)
+            if slow is not None:
+                slow.drop()
+        return self.uploads < MOST_WAITING
 
     async def judged(self, content: bytes, gone: Callable[[], bool]) -> Answer:
         """Wait for the answer to an upload; where nobody is waiting for it any more it is not judged."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import time
 import traceback
 from typing import Any
 
@@ -12,7 +13,7 @@ from tornado import web
 
 from util.errors import UserError
 from util.report import printable
-from util.serve import MOST_WAITING, Answer, Queue, is_own_host, page_of, refusal
+from util.serve import LEAST_RATE, PATIENT_SECONDS, Answer, Queue, is_own_host, page_of, refusal
 
 
 def application(queue: Queue, facts: Answer) -> web.Application:
@@ -99,6 +100,7 @@ class Upload(Handler):
     def initialize(self) -> None:
         """Begin with nothing received."""
         self.content, self.counted, self.gone = bytearray(), False, False
+        self.began = time.monotonic()
 
     def prepare(self) -> None:
         """Take an upload or refuse it, before its content is read."""
@@ -108,12 +110,25 @@ class Upload(Handler):
         refused = refusal(self.request.method or "", self.request.headers)
         if refused:
             self.refuse(*refused)
-        elif self.queue.uploads >= MOST_WAITING:
+        elif not self.queue.make_room():
             self.set_header("Retry-After", "2")
             self.refuse(503, "too many images are waiting", remedy="try again in a moment")
         else:
             self.queue.uploads += 1
+            self.queue.incoming.append(self)
             self.counted = True
+
+    @property
+    def slow(self) -> bool:
+        """Whether it comes slower than ``LEAST_RATE``."""
+        seconds = time.monotonic() - self.began
+        return seconds > PATIENT_SECONDS and len(self.content) < LEAST_RATE * seconds
+
+    def drop(self) -> None:
+        """End the upload without an answer."""
+        self.on_connection_close()
+        connection: Any = self.request.connection
+        connection.stream.close()
 
     def data_received(self, chunk: bytes) -> None:
         """Keep a part of the upload."""
@@ -122,6 +137,7 @@ class Upload(Handler):
 
     async def post(self) -> None:
         """Judge what was received."""
+        self._received()
         try:
             answer = await self.queue.judged(bytes(self.content), lambda: self.gone)
         except asyncio.CancelledError:  # the page is being closed: there is nobody to tell
@@ -149,7 +165,12 @@ class Upload(Handler):
         """Let the upload go."""
         self._release()
 
+    def _received(self) -> None:
+        if self in self.queue.incoming:
+            self.queue.incoming.remove(self)
+
     def _release(self) -> None:
+        self._received()
         self.content = bytearray()
         self.queue.uploads -= self.counted
         self.counted = False
