@@ -214,8 +214,8 @@ def severity_metrics(
         columns: of predictions.csv, see ``CellsOfImage.columns``.
         groups: of each image; intervals draw them whole.
         limit: severity score from which the rule says Chronic.
-        resamples: bootstrap resamples.
-        seed: of the resampling.
+        resamples: so many groups at most are left out one at a time.
+        seed: of the intervals.
 
     Returns:
         by "rule" and "learned": n, metrics with Chronic as the positive class, their ci95 and confusion_matrix; and

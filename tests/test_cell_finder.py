@@ -25,13 +25,13 @@ from models.module2.finder import (
     save_finder,
 )
 from models.module2.finder_learning import finder_loss, mask_maps, target_maps
-from models.module2.instances import at_own_size, numbered, split_cells
+from models.module2.instances import at_own_size, colourless, numbered, split_cells
 from models.module2.kinds import KindLimits
 from models.module2.matching import match_instances
 from models.module2.morphometry import measure_cells
 from models.module2.scale import estimate_diameter, scaled, stain_threshold
 from models.module2.severity import SeverityRule
-from models.module2.smear_cells import BORDER, FRAGMENT, PLATELET, SmearCells
+from models.module2.smear_cells import BORDER, COLOURLESS, FRAGMENT, PLATELET, SmearCells
 from util.checkpoint import save_checkpoint
 from util.errors import UserError
 
@@ -290,6 +290,29 @@ def test_left_out_platelets_are_told_by_size(analyser: CellAnalyser) -> None:
         _, count = ndimage.label(smear.stained & (smear.instances == 0))
         truly += count
     assert listed and 0.2 * truly < len(listed) < 3 * truly
+
+
+def test_pointers_and_lettering_are_told_by_their_colour() -> None:
+    labels = discs((90, 150), [(30, 30, 12), (70, 30, 12), (110, 30, 12), (40, 68, 10)])
+    labels[60:80, 90:96] = 9
+    rgb = picture(labels, cell=(205, 120, 170))
+    rgb[labels == 9] = (70, 72, 71)
+    assert np.flatnonzero(colourless(labels, rgb)).tolist() == [9]
+    grey = np.repeat(rgb.mean(axis=2, keepdims=True).astype(np.uint8), 3, axis=2)
+    assert not colourless(labels, grey).any()
+    assert not colourless(np.zeros_like(labels), rgb).any() and not colourless(np.ones_like(labels), rgb).any()
+
+
+def test_what_has_not_the_stain_s_colour_is_listed_and_no_cell(analyser: CellAnalyser) -> None:
+    places = lattice((220, 300), 30)
+    rgb = picture(discs((220, 300), places), cell=(205, 120, 170))
+    x, y = (round(value) for value in places[4][:2])
+    disc = discs((220, 300), [places[4]]) > 0
+    rgb[disc] = (100, 101, 102)
+    cells = analyser(rgb)
+    assert len(cells.table) == len(places) - 1 and cells.instances[y, x] == 0 and not cells.mask[y, x]
+    (listed,) = [item for item in cells.left_out if item.reason == COLOURLESS]
+    assert (listed.x, listed.y) == pytest.approx((x, y), abs=1) and listed.cell == 0
 
 
 # --- hopeless images ------------------------------------------------------------------------------------------------

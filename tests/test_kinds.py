@@ -81,6 +81,10 @@ def test_outlines_that_are_mostly_hidden_are_not_judged_by_their_outline():
     assert kinds_of(table_of(hidden))[0] == "normal"
 
 
+def test_a_target_whose_outline_is_notched_is_a_target():
+    assert kinds_of(table_of({**CASES["burr"], **CASES["target"]}))[0] == "target"
+
+
 def test_limits_can_be_moved():
     table = table_of(CASES["ovalocyte"])
     assert kinds_of(table, KindLimits(ovalocyte_below=0.6))[0] == "normal"

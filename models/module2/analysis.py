@@ -12,12 +12,12 @@ import torch
 from scipy import ndimage
 
 from models.module2.finder import CELL_DIAMETER, SHIPPED, CellFinder, CellMaps, load_finder, map_cells
-from models.module2.instances import Found, SplitSettings, at_own_size, resized_labels, split_cells
+from models.module2.instances import Found, SplitSettings, at_own_size, colourless, resized_labels, split_cells
 from models.module2.kinds import KindLimits, judged, kinds_of
 from models.module2.morphometry import CellTable, measure_cells
 from models.module2.scale import estimate_diameter, explained, middle, scaled
 from models.module2.severity import SeverityRule, SmearSummary, score_cells, summarise
-from models.module2.smear_cells import BORDER, FRAGMENT, PLATELET, WHITE_CELL, LeftOut, SmearCells
+from models.module2.smear_cells import BORDER, COLOURLESS, FRAGMENT, PLATELET, WHITE_CELL, LeftOut, SmearCells
 from util.errors import UserError
 
 # The diameter of the cells found is the one looked for within the first factor; beyond the second it is not believed.
@@ -89,6 +89,8 @@ class CellAnalyser:
         look, shown, warnings = self._find(rgb)
         tiny = not np.isfinite(look.seen) and look.diameter < _LEAST_FOUND
         found, diameter = look.found, look.seen if np.isfinite(look.seen) else look.diameter
+        strange = colourless(shown, rgb)[shown]
+        not_stained, shown = np.where(strange, shown, 0), np.where(strange, 0, shown)
         cells = np.where(shown <= found.cells.max(initial=0), shown, 0).astype(np.int32)
         table = measure_cells(cells, rgb, um_per_px=self.um_per_px)
         summary = summarise(table, self.rule, self.limits)
@@ -99,7 +101,10 @@ class CellAnalyser:
             kinds=kinds_of(table, self.limits),
             scores=score_cells(table, self.rule, self.limits),
             summary=ungraded(summary) if diameter < LEAST_DIAMETER else summary,
-            left_out=left_out(table, found, shown, diameter),
+            left_out=[
+                *left_out(table, found, shown, diameter),
+                *(LeftOut(*spot, COLOURLESS) for spot in _spots(not_stained)),
+            ],
             cell_diameter_px=diameter,
             looked_for=not tiny,
             warnings=warnings if tiny else [*warnings, *warnings_about(rgb, table, diameter)],

@@ -13,6 +13,9 @@ from scipy import ndimage
 from models.module2.finder import CELL_DIAMETER, CellMaps
 
 Labels = npt.NDArray[np.int32]
+# What lies so far between the colour of an image's cells (0) and grey (1) is a pointer, lettering or dirt; nothing is
+# said of images whose own cells take nearly as much red light as green (grey ones).
+_COLOURLESS, _COLOURED = 0.7, 0.8
 Number = TypeVar("Number", np.int32, np.float32)
 
 
@@ -139,6 +142,36 @@ def at_own_size(labels: Labels, maps: CellMaps, shape: tuple[int, int], cell_abo
     # Beyond its edge a cell goes on for two pixels, so that the edge drawn at full size finds it everywhere.
     wide = _resized(expand_labels(labels, 2).astype(np.int32), shape, Image.Resampling.NEAREST)
     return np.where(inside, wide, 0).astype(np.int32)
+
+
+def colourless(labels: Labels, rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+    """Tell what absorbs red light nearly as it does green: pointers, scale bars, lettering and dirt, but no red cell.
+
+    Measured is a thing's absorbance in red over that in green, which is a third or less of stained cells and one of
+    what is black or grey, compared with that of the image's median cell. Grey images have no such things.
+
+    Args:
+        labels: (H, W) red cells of an image, and pieces of them.
+        rgb: (H, W, 3) uint8, the image.
+
+    Returns:
+        (n + 1,) bool, by number; 0, the film, is False.
+    """
+    count = int(labels.max(initial=0))
+    film = ~ndimage.binary_dilation(labels > 0, iterations=2)
+    if not count or not film.any():
+        return np.zeros(count + 1, bool)
+    red, green = (_absorbed(labels, rgb[..., channel], film) for channel in (0, 1))
+    ratio = np.divide(red, green, out=np.zeros(count), where=green > 0)
+    usual = np.median(ratio[green > 0]) if (green > 0).any() else 1.0
+    far = (ratio - usual) > _COLOURLESS * (1 - usual)
+    return np.concatenate([[False], far & (usual < _COLOURED)])
+
+
+def _absorbed(labels: Labels, channel: npt.NDArray[np.uint8], film: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """Sum of each thing's decadic absorbance, against the film's median light; 0 of numbers that are missing."""
+    absorbance = np.log10(np.median(channel[film]) + 1) - np.log10(np.arange(256) + 1.0)
+    return np.bincount(labels.ravel(), absorbance[channel].ravel(), minlength=int(labels.max()) + 1)[1:].astype(float)
 
 
 def resized_labels(labels: Labels, shape: tuple[int, int]) -> Labels:

@@ -16,8 +16,8 @@ KINDS = (
     "sickle",
     "teardrop",
     "schistocyte",
-    "burr",
     "target",
+    "burr",
     "elliptocyte",
     "ovalocyte",
     "spherocyte",
@@ -70,14 +70,14 @@ class KindLimits:
     target_bump: float = 0.12
     target_pallor: float = 0.15
     sickle_below: float = 0.5
-    teardrop_tail: float = 0.12
+    teardrop_tail: float = 0.2
     teardrop_peak: float = 2.0
-    uneven: float = 0.05
+    uneven: float = 0.06
     schistocyte_below: float = 0.95
-    burr_spikes: int = 4
+    burr_spikes: int = 2
     burr_tail: float = 0.035
     burr_from_px: float = 24.0
-    burr_solidity: float = 0.97
+    burr_solidity: float = 0.985
     free: float = 0.6
 
 

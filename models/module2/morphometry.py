@@ -3,8 +3,9 @@
 Work and memory grow with the image's area; nothing is looped over cells but the convex hulls. The outline of a cell is
 the set of its *cracks*, the edges between one of its pixels and a pixel of something else, each taken as the point
 midway between both. A crack is *free* where plain background lies behind it: not the image's edge, not another cell,
-and no other cell within two pixels, where an instance map guesses. Shape is measured on free cracks alone, so that it
-holds for the visible part of touching and overlapping cells.
+and no other cell within two pixels, where an instance map guesses. Ellipses are fitted to free cracks alone, so that
+they hold for the visible part of touching and overlapping cells. How an outline differs from its ellipse is measured on
+a finer one, drawn from the stain (:mod:`models.module2.outlines`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from models.module2.outlines import Ellipses, outline_measures, outlines_of
 from util.errors import UserError
 
 Floats = npt.NDArray[np.float64]
@@ -36,7 +38,7 @@ _BLOCK_CELLS, _LEAST_BLOCK = 4, 32
 _HOLE_WITHIN = 0.5
 # Least part of the directions without another cell for absorbance to be taken in these alone.
 _SHOWN_SHARE = 0.3
-# Directions in which an outline is compared with its ellipse.
+# Sectors of a cell, in which absorbance is looked at or left out.
 DIRECTIONS = 36
 # Another cell this near makes a crack unfree, pixels.
 _NEAR = 2
@@ -69,8 +71,8 @@ class CellTable:
         pallor_depth: 1 - absorbance of the centre / of the rim; 0 flat, 1 empty, below 0 where the centre is darkest.
         bump: how much darker the very centre is than the palest ring around it, relative to the rim; a target's.
         absorbance: mean decadic absorbance of the green channel.
-        solidity: area over that of the convex hull, 0 to 1.
-        irregularity: rms of the outline's deviation from the ellipse, relative to the radius.
+        solidity: area within the outline drawn from the stain over that of its convex hull, 0 to 1.
+        irregularity: rms of that outline's deviation from the ellipse, relative to the radius.
         tail: largest deviation outward of any direction, relative to the radius.
         spikes: maxima of the deviation that rise above half of the irregularity and above 0.02, int.
         free: part of the outline that is free, 0 to 1.
@@ -125,30 +127,6 @@ class _Cracks:
     touching: Booleans
 
 
-@dataclass(frozen=True)
-class _Ellipses:
-    """One ellipse per cell: centre and half axes in pixels, (n,) each, and the direction of the major axis."""
-
-    x: Floats
-    y: Floats
-    major: Floats
-    minor: Floats
-    angle: Floats
-
-    def where(self, chosen: Booleans, other: _Ellipses) -> _Ellipses:
-        """Take these ellipses where ``chosen``, the others elsewhere."""
-        names = ("x", "y", "major", "minor", "angle")
-        return _Ellipses(*(np.where(chosen, getattr(self, name), getattr(other, name)) for name in names))
-
-    def frame(self, own: Integers, x: Floats, y: Floats) -> tuple[Floats, Floats]:
-        """Place of points along and across the major axis of the ellipse ``own``, in half axes."""
-        cosine, sine = np.cos(self.angle), np.sin(self.angle)
-        right, down = x - self.x[own], y - self.y[own]
-        along = (right * cosine[own] + down * sine[own]) / self.major[own]
-        across = (down * cosine[own] - right * sine[own]) / self.minor[own]
-        return along, across
-
-
 def measure_cells(
     labels: npt.NDArray[np.integer], rgb: npt.NDArray[np.uint8], *, um_per_px: float | None = None
 ) -> CellTable:
@@ -181,7 +159,7 @@ def measure_cells(
         labels, rgb[..., 1], (own, rows, columns), ellipses, _shown(cracks, ellipses, count)
     )
     pallor = pallor_of(rings)
-    irregularity, tail, spikes = _outline(cracks, ellipses, count)
+    irregularity, tail, spikes, solidity = outline_measures(outlines_of(labels, cell, rgb[..., 1], ellipses), ellipses)
     return CellTable(
         cell=cell.astype(np.int64),
         x=moments.x,
@@ -195,7 +173,7 @@ def measure_cells(
         pallor_depth=pallor["pallor_depth"],
         bump=pallor["bump"],
         absorbance=absorbance,
-        solidity=_solidity(cracks, area),
+        solidity=solidity,
         irregularity=irregularity,
         tail=tail,
         spikes=spikes,
@@ -206,7 +184,7 @@ def measure_cells(
     )
 
 
-def _ellipses(cracks: _Cracks, moments: _Ellipses, area: Integers, free: Floats) -> tuple[_Ellipses, Booleans]:
+def _ellipses(cracks: _Cracks, moments: Ellipses, area: Integers, free: Floats) -> tuple[Ellipses, Booleans]:
     """Choose each cell's ellipse, and tell whose own area is to be trusted more than its ellipse's."""
     fitted = _fitted_ellipses(cracks, moments, len(area))
     points = np.bincount(cracks.own[cracks.free], minlength=len(area))
@@ -253,7 +231,7 @@ def _on_border(labels: npt.NDArray[np.integer], cell: npt.NDArray[np.integer]) -
     return np.isin(cell, np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
 
 
-def _moment_ellipses(own: Integers, x: Floats, y: Floats, area: Integers) -> _Ellipses:
+def _moment_ellipses(own: Integers, x: Floats, y: Floats, area: Integers) -> Ellipses:
     """Fit to each cell the ellipse of its own centroid, second moments' axis ratio and direction, and its own area."""
     count = len(area)
     middle_x, middle_y = np.bincount(own, x, count) / area, np.bincount(own, y, count) / area
@@ -265,9 +243,7 @@ def _moment_ellipses(own: Integers, x: Floats, y: Floats, area: Integers) -> _El
     spread = np.hypot((xx - yy) / 2, xy)
     major, minor = (xx + yy) / 2 + spread, np.maximum((xx + yy) / 2 - spread, 1 / 12)
     scale = np.sqrt(area / np.pi) / (major * minor) ** 0.25
-    return _Ellipses(
-        middle_x, middle_y, scale * np.sqrt(major), scale * np.sqrt(minor), np.arctan2(2 * xy, xx - yy) / 2
-    )
+    return Ellipses(middle_x, middle_y, scale * np.sqrt(major), scale * np.sqrt(minor), np.arctan2(2 * xy, xx - yy) / 2)
 
 
 def _cracks(labels: npt.NDArray[np.integer], cell: npt.NDArray[np.integer]) -> _Cracks:
@@ -291,14 +267,14 @@ def _cracks(labels: npt.NDArray[np.integer], cell: npt.NDArray[np.integer]) -> _
     return _Cracks(np.searchsorted(cell, owns).astype(np.int64), xs, ys, free, touching)
 
 
-def _outer(cracks: _Cracks, moments: _Ellipses) -> _Cracks:
+def _outer(cracks: _Cracks, moments: Ellipses) -> _Cracks:
     """Leave out the cracks of holes in cells."""
     kept = np.hypot(*moments.frame(cracks.own, cracks.x, cracks.y)) >= _HOLE_WITHIN
     names = ("own", "x", "y", "free", "touching")
     return _Cracks(*(getattr(cracks, name)[kept] for name in names))
 
 
-def _fitted_ellipses(cracks: _Cracks, start: _Ellipses, count: int) -> _Ellipses:
+def _fitted_ellipses(cracks: _Cracks, start: Ellipses, count: int) -> Ellipses:
     """Fit ellipses to the free cracks, and again without those that lie far from the fit.
 
     The second look keeps the fit to the body of a cell where a platelet, a tail or a wrong cut adds to its outline.
@@ -317,7 +293,7 @@ def _fitted_ellipses(cracks: _Cracks, start: _Ellipses, count: int) -> _Ellipses
     return ellipses
 
 
-def _direct_fit(own: Integers, x: Floats, y: Floats, start: _Ellipses, count: int) -> _Ellipses:
+def _direct_fit(own: Integers, x: Floats, y: Floats, start: Ellipses, count: int) -> Ellipses:
     """Fit an ellipse to each cell's points by direct least squares; NaN where the points hold none.
 
     Halir & Flusser, "Numerically stable direct least squares fitting of ellipses", WSCG 1998, for all cells at once:
@@ -341,7 +317,7 @@ def _direct_fit(own: Integers, x: Floats, y: Floats, start: _Ellipses, count: in
     return _from_conics(conic, start, scale)
 
 
-def _from_conics(conic: Floats, start: _Ellipses, scale: Floats) -> _Ellipses:
+def _from_conics(conic: Floats, start: Ellipses, scale: Floats) -> Ellipses:
     """Turn conics (n, 6), a u^2 + b uv + c v^2 + d u + e v + f = 0, into ellipses in pixels; NaN if not one."""
     a, b, c, d, e, f = conic.T
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -351,7 +327,7 @@ def _from_conics(conic: Floats, start: _Ellipses, scale: Floats) -> _Ellipses:
         mean, spread = (a + c) / 2 / level, np.hypot(a - c, b) / 2 / np.abs(level)
         major, minor = 1 / np.sqrt(mean - spread), 1 / np.sqrt(mean + spread)
     angle = np.arctan2(-b * np.sign(level), -(a - c) * np.sign(level)) / 2
-    return _Ellipses(start.x + u * scale, start.y + v * scale, major * scale, minor * scale, angle)
+    return Ellipses(start.x + u * scale, start.y + v * scale, major * scale, minor * scale, angle)
 
 
 def _direction(along: Floats, across: Floats) -> Integers:
@@ -359,7 +335,7 @@ def _direction(along: Floats, across: Floats) -> Integers:
     return ((np.arctan2(across, along) + np.pi) * DIRECTIONS / (2 * np.pi)).astype(np.int64) % DIRECTIONS
 
 
-def _shown(cracks: _Cracks, ellipses: _Ellipses, count: int) -> Booleans:
+def _shown(cracks: _Cracks, ellipses: Ellipses, count: int) -> Booleans:
     """Sectors (n, DIRECTIONS) of each cell in which no other cell lies on it or near; all where few are left.
 
     Where cells overlap the absorbance is that of both.
@@ -369,35 +345,6 @@ def _shown(cracks: _Cracks, ellipses: _Ellipses, count: int) -> Booleans:
     shown = np.ones((count, DIRECTIONS), bool)
     shown[own, hidden] = False
     return shown | (shown.mean(axis=1) < _SHOWN_SHARE)[:, None]
-
-
-def _solidity(cracks: _Cracks, area: Integers) -> Floats:
-    """Area over convex area, both of the polygon through the cracks (pixels' corners cut off alike in both).
-
-    The polygon through the cracks' points has half a pixel less than the pixels of a cell without holes.
-    """
-    from scipy.spatial import ConvexHull
-
-    order = np.argsort(cracks.own, kind="stable")
-    points = np.column_stack([cracks.x, cracks.y])[order]
-    ends = np.cumsum(np.bincount(cracks.own, minlength=len(area)))
-    hull = np.array([ConvexHull(part).volume for part in np.split(points, ends[:-1])])
-    return np.minimum((area - 0.5) / hull, 1.0)
-
-
-def _outline(cracks: _Cracks, ellipses: _Ellipses, count: int) -> tuple[Floats, Floats, Integers]:
-    """Compare the free outlines with their ellipses in DIRECTIONS directions: irregularity, tail, spikes."""
-    own = cracks.own[cracks.free]
-    along, across = ellipses.frame(own, cracks.x[cracks.free], cracks.y[cracks.free])
-    radius, place = np.hypot(along, across), own * DIRECTIONS + _direction(along, across)
-    points = np.bincount(place, minlength=count * DIRECTIONS).reshape(count, DIRECTIONS)
-    sums = np.bincount(place, radius - 1, count * DIRECTIONS).reshape(count, DIRECTIONS)
-    away = np.where(points > 0, sums / np.maximum(points, 1), 0.0)
-    seen = np.maximum((points > 0).sum(axis=1), 1)
-    rms = np.sqrt((away**2).sum(axis=1) / seen)
-    higher = (away > np.roll(away, 1, axis=1)) & (away >= np.roll(away, -1, axis=1))
-    spikes = (higher & (away > np.maximum(0.5 * rms, 0.02)[:, None])).sum(axis=1)
-    return rms, np.maximum(away.max(axis=1), 0.0), spikes
 
 
 def background_light(labels: npt.NDArray[np.integer], channel: npt.NDArray[np.uint8], block: int) -> Floats | None:
@@ -434,7 +381,7 @@ def absorbance_rings(
     labels: npt.NDArray[np.integer],
     channel: npt.NDArray[np.uint8],
     pixels: tuple[Integers, Integers, Integers],
-    ellipses: _Ellipses,
+    ellipses: Ellipses,
     shown: Booleans,
 ) -> tuple[Floats, Floats]:
     """Average the decadic absorbance of each cell over RINGS rings of its ellipse, (n, RINGS), and over all of it.

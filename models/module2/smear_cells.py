@@ -14,6 +14,7 @@ from models.module2.morphometry import CellTable
 from models.module2.severity import CellScores, SmearSummary
 
 BORDER, PLATELET, WHITE_CELL, FRAGMENT = "cut by the border", "platelet", "white cell", "too small for a red cell"
+COLOURLESS = "without the stain's colour"
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class LeftOut:
         x: column of its centroid, pixels.
         y: row of it.
         area_px: visible pixels.
-        reason: why: BORDER, PLATELET, WHITE_CELL or FRAGMENT.
+        reason: why: BORDER, PLATELET, WHITE_CELL, FRAGMENT or COLOURLESS.
         cell: number in the instance map; 0 for what is not in it.
     """
 
@@ -47,7 +48,7 @@ class SmearCells:
         kinds: (n,) name of each, ``kinds.NOT_JUDGED`` for border cells and cells without measurable pallor.
         scores: of each.
         summary: of the image.
-        left_out: what is not measured: border cells, platelets, white cells, fragments.
+        left_out: what is not measured: border cells, platelets, white cells, fragments, pointers and dirt.
         cell_diameter_px: usual diameter of its red cells, pixels: half of their area lies in cells at most so wide. Of
             an image without cells the one that was looked for; NaN where none could be told.
         warnings: what the reader must know of this image.
