@@ -285,11 +285,11 @@ class TestRun:
 
     def _verdicts(self) -> dict[str, Any]:
         """Metrics of whole groups and patients by side; None where the data name none."""
-        units = {"group": lambda side: side.group, "patient": lambda side: side.patient}
         found: dict[str, Any] = {}
-        for unit, names in units.items():
+        for unit in ("group", "patient"):
             by_side = {
-                side: unit_verdicts(judged, names(judged), **self._interval) for side, judged in self.judged.items()
+                side: unit_verdicts(judged, getattr(judged, unit), **self._interval)
+                for side, judged in self.judged.items()
             }
             found[unit] = by_side if any(by_side.values()) else None
         return found

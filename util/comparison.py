@@ -121,7 +121,7 @@ def _sizes(anemic: NDArray[np.bool_], member: NDArray[Any], fold: NDArray[Any], 
 
 
 def _mean(values: Floats, sizes: Sizes) -> Resampled:
-    """From (folds, 1 + K) of the images as they are and without each group to the means of the folds that define each."""
+    """From (folds, 1 + K), all images and without each group, to the means over the folds that define each."""
     known = ~np.isnan(values)
     counts = known.sum(axis=0)
     means = np.where(counts > 0, np.where(known, values, 0).sum(axis=0) / np.maximum(counts, 1), np.nan)
