@@ -7,7 +7,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +19,8 @@ from models.cell_files import CellFiles
 from models.cell_stage import CellsOfImage, CellStage, written_mask
 from models.inference import Prediction
 from models.network import HEAD_KEYS
+from util.cores import busy_threads
+from util.files import wait_for_disk
 from util.metrics import SegmentationScore, classification_metrics, common_pixels, dice_of
 from util.report import THUMBNAIL_SIZE, ImageRow, overlay_image, save_thumbnail
 from util.report_scores import Judged
@@ -26,6 +28,8 @@ from util.results import save_mask
 
 # Images handed to the writers and not yet written, which bounds memory; with cells, whose maps are large, fewer.
 WAITING_IMAGES, WAITING_CELLS = 64, 8
+ENDINGS = {"smear": "jpg", "true": "png", "predicted": "png"}  # of a test's pictures; all others are .webp
+SMEAR_QUALITY = 50  # a fifth of WebP's time for a picture that is as good, a little larger
 TRIM_EVERY = 250  # images written, after which freed memory goes back to the system
 
 
@@ -171,7 +175,17 @@ class PicturePaths:
 
     def picture(self, kind: str) -> str:
         """A small picture for the page of a test: smear, overlay, predicted, true, or a tier's map."""
-        return f"images/{self.stem}_{kind}.{'png' if kind in ('predicted', 'true') else 'webp'}"
+        return f"images/{self.stem}_{kind}.{ENDINGS.get(kind, 'webp')}"
+
+
+@contextmanager
+def _threads(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that, however the block ends, finish what they are at and begin nothing more."""
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="pictures")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 class PictureWriter:
@@ -185,6 +199,7 @@ class PictureWriter:
         read: gives an image's pixels.
         cells: finds the cells of each image, or None.
         mask_rule: whose masks are written, see ``models.cell_stage.written_mask``.
+        workers: threads; by default one for each core that this process may use. The files do not depend on it.
 
     Attributes:
         mask_of: whose mask was written of each image, by its place.
@@ -201,9 +216,10 @@ class PictureWriter:
         read: Callable[[int], Pixels],
         cells: CellStage | None = None,
         mask_rule: str = "auto",
+        workers: int | None = None,
     ) -> None:
         self.folder, self.smears, self.groups, self.stems, self.read = folder, smears, groups, stems, read
-        self.cells, self.mask_rule = cells, mask_rule
+        self.cells, self.mask_rule, self.workers = cells, mask_rule, workers or busy_threads()
         self.mask_of: dict[int, str] = {}
         self.columns: dict[int, dict[str, Any]] = {}
         self.warnings: dict[int, Sequence[str]] = {}
@@ -214,13 +230,16 @@ class PictureWriter:
     def write(self, predictions: Iterable[Prediction]) -> Iterator[Prediction]:
         """Pass predictions on, writing the pictures of each image beside it.
 
+        After the last one all masks are on the disk. Whoever leaves early, and an error or a stop, waits for the images
+        that are being written and drops those that are not begun.
+
         Raises:
             UserError: a file cannot be read or written.
         """
         waiting: deque[tuple[int, Future[CellsOfImage | None]]] = deque()
         handed = 0
         with ExitStack() as stack:
-            pool = stack.enter_context(ThreadPoolExecutor())
+            pool = stack.enter_context(_threads(self.workers))
             files = stack.enter_context(self.cells.files()) if self.cells else None
             ahead = WAITING_IMAGES if files is None else WAITING_CELLS
             for prediction in predictions:
@@ -235,6 +254,7 @@ class PictureWriter:
                 yield prediction
             while waiting:
                 self._settle(*waiting.popleft(), files)
+        wait_for_disk(self.folder / PicturePaths(self.stems[self.smears[i].name]).mask() for i in self.mask_of)
 
     def _settle(self, index: int, job: Future[CellsOfImage | None], files: CellFiles | None) -> None:
         """Wait for an image and add its cells to the tables, which keep the images' order."""
@@ -258,7 +278,7 @@ class PictureWriter:
         predicted, self.mask_of[index] = written_mask(
             drawn, pixels.stand_in is not None, found, self.mask_rule, len(probability)
         )
-        save_mask(self.folder / paths.mask(), predicted)
+        save_mask(self.folder / paths.mask(), predicted, wait=False)
         self.shown_mask[index] = paths.mask() if max(height, width) <= THUMBNAIL_SIZE else paths.picture("predicted")
         self._save_thumbnails(pixels, predicted, paths)
         if pixels.true_mask is not None:
@@ -273,7 +293,8 @@ class PictureWriter:
         if max(predicted.shape) > THUMBNAIL_SIZE:  # else the page shows the mask's own file
             pictures["predicted"] = predicted
         for kind, picture in pictures.items():
-            save_thumbnail(self.folder / paths.picture(kind), picture)
+            quality = SMEAR_QUALITY if kind == "smear" else None
+            save_thumbnail(self.folder / paths.picture(kind), picture, quality=quality)
 
     def segmentation(self, *, resamples: int, seed: int) -> dict[str, Any] | None:
         """Dice and IoU over the images with a true mask, or None where there is none."""

@@ -69,10 +69,17 @@ def where(browser):
 def enter(browser, key, value, event):
     found = "const field = document.getElementById(arguments[0]); field.value = arguments[1];"
     run(browser, f"{found} field.dispatchEvent(new Event(arguments[2]))", key, value, event)
+    settle(browser)
 
 
 def press(browser, selector):
     run(browser, "document.querySelector(arguments[0]).click()", selector)
+    settle(browser)
+
+
+def settle(browser):
+    busy = "document.querySelector('#image-list[aria-busy=true]')"
+    browser.execute_async_script(f"const wait = (d) => {busy} ? setTimeout(wait, 5, d) : d(); wait(arguments[0])")
 
 
 @pytest.fixture(autouse=True)
@@ -93,6 +100,23 @@ def test_the_filters_count_what_the_rows_say(browser):
     assert set(
         run(browser, "return [...document.querySelectorAll('article.image .verdict')].map(e => e.textContent)")
     ) == {"✗ wrong"}
+
+
+def test_a_screenful_comes_at_once_and_a_later_choice_ends_what_still_comes(browser):
+    cards = "[...document.querySelectorAll('article.image h3')].map(e => e.textContent)"
+    click = "document.querySelector('[data-show={}]').click();"
+    at_once = run(browser, f"{click.format('wrong')} {click.format('all')} return {cards}")
+    settle(browser)
+    assert len(at_once) == 8 and at_once == shown(browser)[:8]
+    assert len(shown(browser)) == 50 and shown(browser)[10:] == [f"{i}.png" for i in range(10, 50)]
+    begun = "const d = arguments[0];"
+    later = f"setTimeout(() => {{ {click.format('wrong')} setTimeout(() => d({cards}), 1500); }}, 45);"
+    found = browser.execute_async_script(f"{begun} {click.format('all')} {later}")  # while the rest is being added
+    assert len(found) == len(set(found)) == 50
+    settle(browser)
+    assert run(browser, "return [...document.querySelectorAll('.image .verdict')].every(e => e.textContent[0] == '✗')")
+    printed = f"{click.format('all')} dispatchEvent(new Event('beforeprint')); return {cards}.length"
+    assert run(browser, printed) == 50
 
 
 def test_the_orders(browser):

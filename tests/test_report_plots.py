@@ -194,7 +194,7 @@ def test_the_first_screen_says_whether_global_beats_the_colours(tmp_path, verdic
     found = given.metrics["differences"]["global_less_colour"]
     found |= {"verdict": verdict, "auroc": margin, "accuracy": margin}
     head = page_of(tmp_path, given).section("headline")
-    short = f"{said[:-1]}, by an interval that is too short for so few groups."
+    short = f"{said[:-1]}, which few groups decide."
     found["n_groups_effective"] = 13.0
     assert (short in page_of(tmp_path / "few", given).section("headline")) == (verdict != "not shown")
     assert said in head and "AUROC +0.062 (95% CI -0.013 to +0.125)" in head.replace("-0.012 ", "-0.013 ")

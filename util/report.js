@@ -33,7 +33,9 @@
   };
   const collator = new Intl.Collator(undefined, { numeric: true });
   const orders = { data: data.rows.map((_, index) => index) }; // each is made once, when it is first asked for
-  let show = "all", page = 0, found = [];
+  const AT_ONCE = 8; // more cards than a screen shows; the others of a page follow when these are painted
+  const PAINTED = 40; // milliseconds, more than two frames
+  let show = "all", page = 0, found = [], rest = [], timer = 0;
 
   function order(name) {
     if (!orders[name]) {
@@ -104,11 +106,19 @@
     return element("article", { class: `image panel ${kind}` }, about, pictures, tiers);
   }
 
-  function draw() {
+  function fill(many = AT_ONCE, pause = 0) {
+    list.append(...rest.splice(0, many).map((index) => card(data.rows[index])));
+    list.setAttribute("aria-busy", String(rest.length > 0));
+    clearTimeout(timer);
+    timer = rest.length ? setTimeout(fill, pause) : 0; // in portions: no key or click waits for a whole page
+  }
+
+  function draw(many = AT_ONCE) {
     const pages = Math.max(1, Math.ceil(found.length / PER_PAGE));
     page = Math.min(Math.max(page, 0), pages - 1);
-    const rows = found.slice(page * PER_PAGE, (page + 1) * PER_PAGE).map((index) => card(data.rows[index]));
-    list.replaceChildren(...(rows.length ? rows : [element("p", { class: "empty panel" }, "No image fits. Clear the search or choose All.")]));
+    rest = found.slice(page * PER_PAGE, (page + 1) * PER_PAGE);
+    list.replaceChildren(...(rest.length ? [] : [element("p", { class: "empty panel" }, "No image fits. Clear the search or choose All.")]));
+    fill(many, PAINTED);
     const first = found.length ? page * PER_PAGE + 1 : 0;
     go.value = page + 1;
     go.max = pages;
@@ -118,7 +128,7 @@
     for (const node of document.querySelectorAll("#images [data-step='1']")) node.disabled = page === pages - 1;
   }
 
-  function select() {
+  function select(many = AT_ONCE) {
     const wanted = search.value.trim().toLowerCase();
     found = [];
     for (const index of order(sort.value)) {
@@ -127,7 +137,7 @@
       if (fits && words[index].includes(wanted)) found.push(index);
     }
     page = 0;
-    draw();
+    draw(many);
   }
 
   for (const button of choices) {
@@ -145,9 +155,10 @@
       if (button.disabled) heading.focus(); // a disabled button would drop the keyboard's place to the page's top
     });
   }
-  search.addEventListener("input", select);
-  split.addEventListener("change", select);
-  sort.addEventListener("change", select);
+  search.addEventListener("input", () => select());
+  split.addEventListener("change", () => select());
+  sort.addEventListener("change", () => select());
+  addEventListener("beforeprint", () => fill(PER_PAGE));
   go.addEventListener("change", () => {
     page = Math.round(Number(go.value) || 1) - 1;
     draw();
@@ -155,5 +166,5 @@
   });
   document.getElementById("image-tools").hidden = false;
   document.getElementById("image-pages").hidden = false;
-  select();
+  select(PER_PAGE); // whole, so that a link to what stands below leads there
 })();

@@ -14,6 +14,7 @@ from util.figures import (
     SPLITS,
     gate_entry,
     interval_text,
+    is_number,
     three_decimals,
 )
 from util.report_content import (
@@ -57,13 +58,13 @@ def tier_table(report: Report) -> Tags:
         scored += [scores for _, _, scores in heads]
     if not rows:
         return []
-    caption = "Point value over its 95% interval. Intervals: bootstrap over groups, percentiles."
+    caption = "Point value over its 95% interval. Intervals: jackknife over groups, Student's t on the logit scale."
     table = table_panel(["Tier", "Images", "Groups", *METRICS.values()], rows, caption, "dense")
     note = flat_interval_note(scored)
     explained = tags.p(
         "AP is the average precision, the area under the steps of precision against recall; Brier is the mean squared"
         " error of the probability. ECE is the expected calibration error over ten bins of confidence (Guo et al. 2017;"
-        " Naeini et al. 2015); resampling raises it, so its interval may lie above it. A dash is a figure that these"
+        " Naeini et al. 2015); few images raise it, which its interval does not mend. A dash is a figure that these"
         " images do not define, such as the AUROC where one class is absent. Validation figures are a little too good:"
         " how much each tier's voice weighs in the verdicts was fitted on these images.",
         cls="footnote",
@@ -105,8 +106,9 @@ def stain(report: Report) -> Tags:
     lead = (
         "The test images judged again without colour (grey), and with each one's stain brought to that of the training"
         " images (normalised). How far a figure lies below that of the images as they are is how much the verdict leans"
-        " on stain, which changes with the laboratory; the intervals are each figure's own and do not say whether two"
-        " of them differ."
+        " on stain, which changes with the laboratory. Under each, with its sign, stands the difference to the"
+        " same images as they are, with its paired interval; where that leaves out 0, the two differ. Several at once"
+        " are not corrected for."
     )
     caution = (
         "Normalising also evens out how pale the cells are and how much of the image they cover, which anemia itself"
@@ -135,7 +137,17 @@ def _stain_cell(scores: Mapping[str, Any] | None, head: str, key: str, shut: boo
     found = (scores or {}).get(head)
     if not found:
         return tags.td(NOT_OPENED if shut else NOT_EVALUATED)
-    return tags.td(three_decimals(found.get(key)), tags.small(interval_text((found.get("ci95") or {}).get(key))))
+    own = tags.small(interval_text((found.get("ci95") or {}).get(key)))
+    less = _less_text((found.get("less_as_it_is") or {}).get(key) or {})
+    return tags.td(three_decimals(found.get(key)), own, *([tags.small(less)] if less else []))
+
+
+def _less_text(less: Mapping[str, Any]) -> str:
+    """The difference to the images as they are with its interval; empty where there is none."""
+    value, interval = less.get("value"), less.get("ci95")
+    if not is_number(value):
+        return ""
+    return f"{value:+.3f} ({interval[0]:+.3f} to {interval[1]:+.3f})" if interval else f"{value:+.3f} (no interval)"
 
 
 def gate_history(report: Report) -> Tags:
