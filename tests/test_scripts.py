@@ -55,6 +55,10 @@ class Machine:
         self.elsewhere = folder / "some where"
         self.elsewhere.mkdir()
         self.stub(self.bin / "python3.11", PRETENDER.replace("REAL_PYTHON", f"'{sys.executable}'"))
+        self.have_free(64)  # whatever the machine has that this runs on
+
+    def have_free(self, gigabytes):
+        self.stub(self.bin / "df", f"#!/bin/sh\necho header\necho disk 99999999 0 {gigabytes * 1048576} 0% /\n")
 
     def stub(self, path, text):
         path.write_text(text)
@@ -202,7 +206,7 @@ def test_constraints_in_pips_settings_stay_in_force(machine):
 
 
 def test_torch_comes_first_and_from_the_index_that_was_asked_for(machine):
-    machine.stub(machine.bin / "df", "#!/bin/sh\necho header\necho disk 9999999 0 5242880 0% /\n")
+    machine.have_free(5)
     done = machine.run("scripts/environment.sh", TORCH_INDEX_URL="file:///wheels")
     assert done.returncode == 0, done.stderr + " 5 GB are enough for CPU wheels"
     assert re.search(r"-index-url file:///wheels torch>=\S+ torchvision>=\S+ \[", machine.told[1])
@@ -270,7 +274,7 @@ def test_a_python_without_its_venv_module(machine):
 
 
 def test_a_full_disk_is_told_before_anything_is_made(machine):
-    machine.stub(machine.bin / "df", "#!/bin/sh\necho header\necho disk 9999999 0 2097152 0% /\n")
+    machine.have_free(2)
     done = machine.run("scripts/environment.sh")
     assert done.returncode == 2
     assert "needs 8 GB, and 2 GB are free" in done.stderr
