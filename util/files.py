@@ -8,7 +8,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from util.errors import UserError
@@ -59,17 +59,10 @@ def atomic_write(path: Path, content: str | bytes, *, make_parents: bool = False
         UserError: the folder cannot be written or the disk is full; the old file is untouched.
     """
     data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
-    temporary = _temporary_beside(path)
-    try:
+    with _replacing(path) as temporary:
         if make_parents:
             path.parent.mkdir(parents=True, exist_ok=True)
         _write_new(temporary, data)
-        os.replace(temporary, path)  # noqa: PTH105 - the plain call is the atomic one on every system
-    except OSError as error:
-        raise unwritable(path, error) from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def write_unhurried(path: Path, content: bytes) -> None:
@@ -80,19 +73,12 @@ def write_unhurried(path: Path, content: bytes) -> None:
     Raises:
         UserError: the folder cannot be written or the disk is full; the old file is untouched.
     """
-    temporary = _temporary_beside(path)
-    try:
+    with _replacing(path) as temporary:
         try:
             temporary.write_bytes(content)
         except FileNotFoundError:
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary.write_bytes(content)
-        os.replace(temporary, path)  # noqa: PTH105 - as in atomic_write
-    except OSError as error:
-        raise unwritable(path, error) from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def wait_for_disk(paths: Iterable[Path]) -> None:
@@ -117,18 +103,11 @@ def keep_before(path: Path, before: Path) -> None:
     """
     if not path.is_file():
         return
-    second = _temporary_beside(before)
-    try:
+    with _replacing(before) as second:
         try:
             os.link(path, second)
         except OSError:  # a file system without hard links
             shutil.copyfile(path, second)
-        os.replace(second, before)  # noqa: PTH105 - as in atomic_write
-    except OSError as error:
-        raise unwritable(before, error) from None
-    finally:
-        with contextlib.suppress(OSError):
-            second.unlink(missing_ok=True)
 
 
 def move(path: Path, to: Path) -> None:
@@ -138,14 +117,29 @@ def move(path: Path, to: Path) -> None:
         UserError: the folder cannot be written.
     """
     try:
-        os.replace(path, to)  # noqa: PTH105 - as in atomic_write
+        os.replace(path, to)  # noqa: PTH105 - as in _replacing
     except OSError as error:
         raise unwritable(to, error) from None
 
 
-def _temporary_beside(path: Path) -> Path:
-    """A name in the file's folder that no other file has, and that ``remove_unfinished`` knows."""
-    return path.parent / f".{path.name[:40]}.{secrets.token_hex(8)}"
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A name beside a file, for what takes the file's place at the block's end; where the block fails, the old stays.
+
+    No other file has the name, and ``remove_unfinished`` knows it.
+
+    Raises:
+        UserError: the folder cannot be written or the disk is full.
+    """
+    temporary = path.parent / f".{path.name[:40]}.{secrets.token_hex(8)}"
+    try:
+        yield temporary
+        os.replace(temporary, path)  # noqa: PTH105 - the plain call is the atomic one on every system
+    except OSError as error:
+        raise unwritable(path, error) from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def remove_unfinished(folder: Path) -> None:
