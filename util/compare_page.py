@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from util.files import atomic_write, unwritable
 from util.metrics import THRESHOLD
 from util.report import document_head
 from util.report_content import METRICS, Tags, few_groups, groups_in_words, link_to, no_claim, printable
-from util.report_parts import figure_panel, lead_of, outside, plot_panel, table_panel, tree
+from util.report_parts import lead_of, outside, plot_panel, table_panel, tree
 from util.report_plots import Curve, precision_recall_points, roc_points, square_plot
 from util.report_scores import BETTER, WORSE
 from util.results import write_json
@@ -115,9 +115,10 @@ def _verdicts(comparison: Comparison, folder: Path) -> Tags:
         " groups, the same for both. A run is said to rank images better or worse where the"
         " interval of the AUROC's difference leaves out 0. Several comparisons at once are not corrected for."
     )
-    return [lead_of(lead), tags.div(*items, cls="panel"), figure_panel(difference_plot(comparison), "Differences")]
+    return [lead_of(lead), tags.div(*items, cls="panel"), plot_panel(difference_plot(comparison), "Differences")]
 
 
+_HEAD, _ROW = 22.0, 26.0  # pixels to a run's name and to a difference
 _NEITHER = "is not shown to be better or worse than"
 
 
@@ -130,32 +131,44 @@ def _signed(scores: dict[str, Any]) -> str:
 
 
 def difference_plot(comparison: Comparison) -> str:
-    """Every difference as a point on its interval, around the line of no difference."""
-    rows = [
-        (run.name, METRICS[key], found[key])
-        for run, found in zip(comparison.runs[1:], comparison.differences, strict=True)
-        for key in ("auroc", "accuracy")
-        if found[key]["value"] is not None
+    """Every difference as a point on its interval, around the line of no difference; narrow enough for a phone."""
+    found = zip(comparison.runs[1:], comparison.differences, strict=True)
+    groups = [
+        (run.name, {key: one[key] for key in ("auroc", "accuracy") if one[key]["value"] is not None})
+        for run, one in found
     ]
-    edges = [abs(edge) for _, _, one in rows for edge in (*(one["ci95"] or ()), one["value"])]
-    reach = max([0.02, *edges]) * 1.1
-    height = 40.0 + 34 * len(rows) + 34
-    drawing = Drawing(860.0, height, "Differences", f"{len(rows)} differences with their intervals")
-    axes = Axes(330.0, 20.0, 500.0, height - 54, (-reach, reach), (0.0, 1.0))
-    drawing.line(axes.x(0.0), 14.0, axes.x(0.0), height - 34, "axis")
+    shown = [one for _, ones in groups for one in ones.values()]
+    reach = max([0.02, *(abs(edge) for one in shown for edge in (*(one["ci95"] or ()), one["value"]))]) * 1.1
+    height = 56.0 + _HEAD * len(groups) + _ROW * len(shown)
+    drawing = Drawing(360.0, height, "Differences", f"{len(shown)} differences with their intervals")
+    axes = Axes(92.0, 20.0, 250.0, height - 54, (-reach, reach), (0.0, 1.0))
+    _no_difference(drawing, axes, reach, height)
+    y = 18.0
+    for name, ones in groups:
+        y += _HEAD
+        short = name if len(name) <= 14 else f"{name[:13]}\N{HORIZONTAL ELLIPSIS}"
+        drawing.text(4.0, y, short, "bold")
+        for key, one in ones.items():
+            y += _ROW
+            drawing.text(4.0, y, METRICS[key], "small")
+            _interval(drawing, axes, y - 4, one, f"{name}, {METRICS[key]}: {_signed(one)}")
+    return drawing.render()
+
+
+def _no_difference(drawing: Drawing, axes: Axes, reach: float, height: float) -> None:
+    """The line of no difference, what lies on its two sides, and the scale."""
+    drawing.line(axes.x(0.0), 20.0, axes.x(0.0), height - 30, "axis")
     for tick in (-reach / 1.1, 0.0, reach / 1.1):
-        drawing.text(axes.x(tick), height - 14, f"{tick:+.3f}" if tick else "0", "small soft mid")
+        drawing.text(axes.x(tick), height - 12, f"{tick:+.3f}" if tick else "0", "small soft mid")
     drawing.text(axes.x(0.0) + 8, 14.0, "better \N{RIGHTWARDS ARROW}", "small soft")
     drawing.text(axes.x(0.0) - 8, 14.0, "\N{LEFTWARDS ARROW} worse", "small soft end")
-    for index, (name, measure, one) in enumerate(rows):
-        y = 44.0 + 34 * index
-        shown = name if len(name) <= 30 else f"{name[:29]}\N{HORIZONTAL ELLIPSIS}"
-        drawing.text(4.0, y + 4, shown, "bold")
-        drawing.text(320.0, y + 4, measure, "small end")
-        if one["ci95"]:
-            drawing.line(axes.x(one["ci95"][0]), y, axes.x(one["ci95"][1]), y, "line s0")
-        drawing.marked("circle", f"{name}, {measure}: {_signed(one)}", cx=axes.x(one["value"]), cy=y, r=5.0, cls="f0")
-    return drawing.render()
+
+
+def _interval(drawing: Drawing, axes: Axes, y: float, one: Mapping[str, Any], tooltip: str) -> None:
+    """One difference and its interval."""
+    if one["ci95"]:
+        drawing.line(axes.x(one["ci95"][0]), y, axes.x(one["ci95"][1]), y, "line s0")
+    drawing.marked("circle", tooltip, cx=axes.x(one["value"]), cy=y, r=5.0, cls="f0")
 
 
 def _metrics(comparison: Comparison, folder: Path) -> Tags:
