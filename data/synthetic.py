@@ -141,9 +141,7 @@ def artefacts_of(index: int, seed: int) -> Artefacts:
     return draw_artefacts(stream(seed, index, _ARTEFACTS))
 
 
-def synthesize(
-    index: int, *, seed: int, size: int = 300, zoom: float = 1.0, film: Film | None = None
-) -> SyntheticSmear:
+def synthesize(index: int, *, seed: int, size: int = 300, zoom: float = 1.0) -> SyntheticSmear:
     """Make one smear; equal arguments give equal bytes, whatever was made before or beside it.
 
     Args:
@@ -151,7 +149,6 @@ def synthesize(
         seed: which series, from 0.
         size: side of the square picture, pixels (a larger picture shows more cells, not larger ones).
         zoom: how much larger than usual the microscope shows everything; the camera stays as sharp as it was.
-        film: how the blood was spread and dried, in place of what is drawn for this image (``film_of``).
 
     Returns:
         Picture and truth.
@@ -168,7 +165,7 @@ def synthesize(
         subject=draw_subject(label, severity, stream(seed, index, _SUBJECT)),
         stain=stain_of(index, seed),
         camera=replace(camera, pixels_per_um=camera.pixels_per_um * zoom),
-        film=film_of(index, seed) if film is None else film,
+        film=film_of(index, seed),
         artefacts=artefacts_of(index, seed),
     )
     particles = stream(*plan.image, _PARTICLES)
@@ -246,14 +243,7 @@ def _densities(
     stain, shape = plan.stain, painted.load.shape
     platelets, nucleus, cytoplasm, granules, grains = np.zeros((5, *shape), np.float32)
     expected = _per_field(plan, plan.subject.platelets)
-    paint_platelets(
-        expected,
-        platelets,
-        particles,
-        plan.camera.pixels_per_um,
-        painted.load > 0.2,
-        on_cells=plan.film.platelets_on_cells,
-    )
+    paint_platelets(expected, platelets, particles, plan.camera.pixels_per_um, painted.load > 0.2)
     for white_cell in white_cells:
         paint_white_cell(white_cell, nucleus, cytoplasm, granules, particles)
     paint_precipitate(plan.film.precipitate * (plan.side / 300) ** 2, grains, particles)

@@ -25,7 +25,6 @@ HYPOCHROMIC_PALLOR = 0.5
 # Plain cells outside of what healthy films show (7.2 um +- 2 standard deviations of cells).
 MICROCYTE_BELOW_UM = 6.4
 MACROCYTE_ABOVE_UM = 8.1
-PLATELETS_ON_CELLS = 0.2
 _OUTLINE_ORDERS = np.arange(2, 6)
 
 
@@ -101,7 +100,6 @@ class Film:
         refraction: strength of the bright ring around cells that dried in humid air or stand out of focus.
         precipitate: expected grains of stain on 300 x 300 pixels.
         holes: expected round empty places (fat, bubbles) on 300 x 300 pixels.
-        platelets_on_cells: part of the platelets that do not mind lying on a red cell.
     """
 
     flatness: float = 1.0
@@ -119,7 +117,6 @@ class Film:
     refraction: float = 0.0
     precipitate: float = 0.0
     holes: float = 0.0
-    platelets_on_cells: float = PLATELETS_ON_CELLS
 
 
 def draw_film(rng: np.random.Generator) -> Film:

@@ -7,6 +7,7 @@ from scipy import ndimage
 
 PLATELET_DIAMETER_UM = 2.2
 _TRIES = 6
+_ON_CELLS = 0.2  # part of the platelets that do not mind lying on a red cell
 
 
 def window_around(x: float, y: float, reach: float, shape: tuple[int, ...]) -> tuple[slice, slice]:
@@ -32,22 +33,16 @@ def fine_texture(shape: tuple[int, ...], grain: float, rng: np.random.Generator)
 
 
 def paint_platelets(
-    expected: float,
-    canvas: np.ndarray,
-    rng: np.random.Generator,
-    pixels_per_um: float,
-    occupied: np.ndarray,
-    *,
-    on_cells: float,
+    expected: float, canvas: np.ndarray, rng: np.random.Generator, pixels_per_um: float, occupied: np.ndarray
 ) -> None:
     """Add granular platelets, a few of them in clumps or giant, to the map (h, w) of platelet stain, in place.
 
-    All but a part ``on_cells`` of them lie beside the red cells, on pixels that are not ``occupied`` (h, w).
+    Most lie beside the red cells, on pixels that are not ``occupied`` (h, w).
     """
     for _ in range(int(rng.poisson(expected / 1.15))):
         spots = rng.uniform(0, 1, (_TRIES, 2)) * canvas.shape
         free = ~occupied[tuple(spots.astype(int).T)]
-        free[0] |= rng.uniform() < on_cells
+        free[0] |= rng.uniform() < _ON_CELLS
         spot = spots[int(np.argmax(free))]
         for _ in range(int(rng.choice([1, 2, 3, 6], p=[0.9, 0.06, 0.03, 0.01]))):
             _paint_platelet(spot, canvas, rng, pixels_per_um)

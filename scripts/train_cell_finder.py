@@ -3,9 +3,8 @@
 
     python scripts/train_cell_finder.py --masks datasets/shipped/manifest.csv --out cell_finder.safetensors
 
-Real masks show where cells are, not which pixels belong to which cell. Real smears without masks can be learned from,
-too, as the finder that is begun with sees them. Only images of the train side are used where the data root says so.
-The score printed at the end is of synthetic smears that were not learned from.
+Real masks show where cells are, not which pixels belong to which cell; only images of the train side are used where the
+data root says so. The score printed at the end is of synthetic smears that were not learned from.
 """
 
 from __future__ import annotations
@@ -14,6 +13,9 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -23,34 +25,38 @@ sys.path.insert(0, str(REPOSITORY))
 import numpy as np  # noqa: E402 - the path must be set first
 import numpy.typing as npt  # noqa: E402
 import torch  # noqa: E402
+from PIL import Image  # noqa: E402
 from torch import Tensor  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from data.augment import blur_each, jitter_stain, without_colour  # noqa: E402
+from data.images import read_smear, read_truth  # noqa: E402
+from data.readers import read_dataroot  # noqa: E402
 from data.synthetic import SYNTHESIS_VERSION, synthesize  # noqa: E402
 from models.averaging import WeightAverage  # noqa: E402
 from models.module2.finder import CellFinder, load_finder, map_cells, save_finder  # noqa: E402
-from models.module2.finder_learning import finder_loss, turned  # noqa: E402
+from models.module2.finder_learning import finder_loss, mask_maps, target_maps, turned  # noqa: E402
 from models.module2.instances import split_cells  # noqa: E402
 from models.module2.matching import match_instances  # noqa: E402
-from scripts.finder_samples import (  # noqa: E402
-    CROP,
-    SIDE,
-    Sample,
-    masked_samples,
-    self_labelled_samples,
-    synthetic_samples,
-)
+from models.module2.scale import scaled  # noqa: E402
 from util.device import choose_device, set_seed  # noqa: E402
 from util.errors import UserError, run_door  # noqa: E402
 
-SHARE = 4  # one image in so many is a real one with a mask, and one is a real one without
+SIDE, CROP = 300, 256
+ZOOMS = (1.15, 1.75)  # synthetic cells are about 20 pixels across before
+REAL_SCALES = (1.2, 1.4, 1.65)  # AneRBC's are too
+REAL_SHARE = 4  # one image in so many is real
 VALIDATION_SEED, VALIDATION_COUNT = 9001, 100
 VALIDATION_ZOOM = 1.4
 BLUR_RADIUS = 4
 
-# Images (B, 3, C, C) and maps (B, 4, C, C) in [0, 1], and which maps are whole (B,): not those of plain masks.
-Batch = tuple[Tensor, Tensor, Tensor]
+
+@dataclass(frozen=True)
+class Sample:
+    """A smear and its truth: uint8 (3, H, W) and (4, H, W) of ``finder_learning.target_maps``."""
+
+    rgb: npt.NDArray[np.uint8]
+    maps: npt.NDArray[np.uint8]
 
 
 def arguments() -> argparse.Namespace:
@@ -59,8 +65,6 @@ def arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--out", type=Path, required=True, help="weights to write")
     add("--masks", default="", help="data root or manifest of real smears with masks; none: synthetic smears alone")
-    add("--unlabelled", default="", help="data root of real smears without masks, labelled by --start; none by default")
-    add("--unlabelled_count", type=int, default=240, help="most of these to take")
     add("--synthetic", type=int, default=2400, help="synthetic smears to learn from")
     add("--steps", type=int, default=3600, help="batches to learn from")
     add("--batchSize", type=int, default=8, help="crops in a batch")
@@ -72,21 +76,58 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def batches(kinds: Sequence[Sequence[Sample]], size: int, rng: np.random.Generator) -> Iterator[Batch]:
-    """Crops without end.
+def synthetic_sample(index: int, seed: int) -> Sample:
+    """A synthetic smear, every other one photographed smaller and enlarged afterwards, as AneRBC's must be."""
+    low, high = np.log(ZOOMS)
+    zoom = float(np.exp(np.random.default_rng([seed, index]).uniform(low, high)))
+    if index % 2:
+        smear = synthesize(index, seed=seed, size=SIDE, zoom=zoom)
+        return Sample(smear.rgb.transpose(2, 0, 1).copy(), target_maps(smear.instances, smear.stained))
+    smear = synthesize(index, seed=seed, size=round(SIDE / zoom) + 1)
+    rgb = scaled(smear.rgb, zoom)
+    size = rgb.shape[0], rgb.shape[1]
+    instances, stained = (_nearest(plane, size) for plane in (smear.instances.astype(np.int32), smear.stained))
+    return Sample(rgb.transpose(2, 0, 1).copy(), target_maps(instances, stained > 0))
 
-    Args:
-        kinds: synthetic smears, real ones with masks, and real ones that a finder labelled; the last two may be empty.
-        size: images in a batch.
-        rng: source of chance.
-    """
-    counts = [size // SHARE if samples else 0 for samples in kinds[1:]]
-    kind = np.repeat(np.arange(len(kinds)), [size - sum(counts), *counts])
-    exact = torch.from_numpy(kind != 1)
+
+def _nearest(plane: npt.NDArray[np.generic], size: tuple[int, int]) -> npt.NDArray[np.int32]:
+    return np.asarray(Image.fromarray(plane.astype(np.int32)).resize((size[1], size[0]), Image.Resampling.NEAREST))
+
+
+def synthetic_samples(count: int, seed: int, workers: int) -> list[Sample]:
+    """Synthetic smears 0 to ``count`` - 1 of a series."""
+    with ProcessPoolExecutor(workers) as pool:
+        made = pool.map(partial(synthetic_sample, seed=seed), range(count), chunksize=8)
+        return list(tqdm(made, total=count, desc="synthetic smears", unit="img"))
+
+
+def real_samples(dataroot: str) -> list[Sample]:
+    """Real smears with masks of the train side, at each of ``REAL_SCALES``."""
+    records = [r for r in read_dataroot(Path(dataroot)) if r.mask is not None and r.split in (None, "train")]
+    records = [r for r in records if "synthetic" not in r.name and "tiles" not in r.name]
+    if not records:
+        raise UserError(f"{dataroot} holds no smear with a mask", remedy="name another data root, or leave --masks out")
+    samples = []
+    for record in tqdm(records, desc="real smears", unit="img"):
+        rgb, mask = read_smear(record), read_truth(record)
+        for factor in REAL_SCALES:
+            picture = scaled(rgb, factor)
+            size = picture.shape[1], picture.shape[0]
+            share = np.asarray(Image.fromarray(mask.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))
+            samples.append(Sample(picture.transpose(2, 0, 1).copy(), mask_maps(share > 0.5)))
+    return samples
+
+
+def batches(
+    exact: Sequence[Sample], real: Sequence[Sample], size: int, rng: np.random.Generator
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Crops without end: images (B, 3, C, C) and maps (B, 4, C, C) in [0, 1], and which of them are exact (B,)."""
     while True:
-        crops = [_cropped(kinds[k][int(rng.integers(len(kinds[k])))], rng) for k in kind]
+        is_real = np.arange(size) < (size // REAL_SHARE if real else 0)
+        chosen = [(real if r else exact)[int(rng.integers(len(real if r else exact)))] for r in is_real]
+        crops = [_cropped(sample, rng) for sample in chosen]
         rgb, maps = (torch.from_numpy(np.stack(planes).astype(np.float32) / 255) for planes in zip(*crops, strict=True))
-        yield varied(bleached(rgb, maps[:, 1], rng), rng), maps, exact
+        yield varied(bleached(rgb, maps[:, 1], rng), rng), maps, torch.from_numpy(~is_real)
 
 
 def _cropped(sample: Sample, rng: np.random.Generator) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
@@ -160,22 +201,11 @@ def varied(rgb: Tensor, rng: np.random.Generator) -> Tensor:
     return without_colour(rgb, mix / mix.sum(dim=1, keepdim=True) * some(0.3)[:, None]).clamp(0, 1)
 
 
-def gathered(own: argparse.Namespace) -> list[list[Sample]]:
-    """All samples, by kind as ``batches`` takes them."""
-    if own.unlabelled and not own.start:
-        raise UserError("--unlabelled asks for a finder to label them", remedy="name one with --start")
-    exact = synthetic_samples(own.synthetic, own.seed, own.workers)
-    masked = masked_samples(own.masks) if own.masks else []
-    labelled: list[Sample] = []
-    if own.unlabelled:
-        teacher = load_finder(own.start)
-        labelled = self_labelled_samples(own.unlabelled, teacher, own.unlabelled_count, own.seed)
-    return [exact, masked, labelled]
-
-
 def train(finder: CellFinder, own: argparse.Namespace, device: torch.device) -> CellFinder:
     """Learn; the running average of the weights is returned."""
-    stream = batches(gathered(own), own.batchSize, np.random.default_rng(own.seed))
+    exact = synthetic_samples(own.synthetic, own.seed, own.workers)
+    real = real_samples(own.masks) if own.masks else []
+    stream = batches(exact, real, own.batchSize, np.random.default_rng(own.seed))
     optimiser = torch.optim.AdamW(finder.parameters(), lr=own.lr, weight_decay=1e-4)
     average = WeightAverage(finder, 0.998)
     begun, sums = time.monotonic(), np.zeros(4)
@@ -223,8 +253,7 @@ def main() -> int:
     trained = train(finder, own, device)
     score = validate(trained, device)
     settings = {"steps": own.steps, "batch": own.batchSize, "synthetic": own.synthetic, "seed": own.seed}
-    real = {"real_masks": bool(own.masks), "unlabelled": bool(own.unlabelled)}
-    facts = {**settings, **real, "synthesis": SYNTHESIS_VERSION, "validation": score}
+    facts = {**settings, "synthesis": SYNTHESIS_VERSION, "real_masks": bool(own.masks), "validation": score}
     save_finder(own.out, trained, facts)
     print(f"{own.out}: {score}")
     return 0

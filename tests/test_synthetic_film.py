@@ -12,7 +12,6 @@ from data.records import HEALTHY
 from data.synthetic import (
     SyntheticSmear,
     camera_of,
-    film_of,
     paint_cells,
     stain_of,
     synthesize,
@@ -27,7 +26,7 @@ from data.synthetic_artefacts import (
     lay_pointer,
     pointer_cover,
 )
-from data.synthetic_cells import PIXELS_PER_UM, PLATELETS_ON_CELLS, Film, RedCell, draw_red_cell
+from data.synthetic_cells import PIXELS_PER_UM, Film, RedCell, draw_red_cell
 from data.synthetic_layout import scatter
 from data.synthetic_optics import transmit
 from data.synthetic_particles import paint_fibre, paint_platelets, paint_precipitate
@@ -147,30 +146,11 @@ def test_platelets_lie_beside_the_cells(rng):
     occupied = np.zeros((300, 300), bool)
     occupied[:, :150] = True
     canvas = np.zeros((300, 300))
-    paint_platelets(300.0, canvas, rng, PIXELS_PER_UM, occupied, on_cells=PLATELETS_ON_CELLS)
+    paint_platelets(300.0, canvas, rng, PIXELS_PER_UM, occupied)
     beside, on = (canvas[:, 155:] > 0.2).sum(), (canvas[:, :145] > 0.2).sum()
     assert 0 < on < 0.35 * beside
     # 2.2 um across: about 5 pixels of a pixel's area each, a few in clumps and giants.
     assert 0.5 < (canvas > 0.2).sum() / (300 * np.pi * (1.1 * PIXELS_PER_UM) ** 2) < 1.7
-
-
-def test_platelets_lie_anywhere_if_they_do_not_mind(rng):
-    occupied = np.zeros((300, 300), bool)
-    occupied[:, :150] = True
-    canvas = np.zeros((300, 300))
-    paint_platelets(300.0, canvas, rng, PIXELS_PER_UM, occupied, on_cells=1.0)
-    beside, on = (canvas[:, 155:] > 0.2).sum(), (canvas[:, :145] > 0.2).sum()
-    assert 0.5 < on / beside < 2
-
-
-def test_a_smear_can_be_prepared_otherwise():
-    usual, crenated = film_of(4, 1), replace(film_of(4, 1), crenation=1.0, platelets_on_cells=1.0)
-    plain, given = synthesize(4, seed=1), synthesize(4, seed=1, film=usual)
-    assert (plain.rgb == given.rgb).all()
-    otherwise = synthesize(4, seed=1, film=crenated)
-    assert np.mean([cell.kind == "burr" for cell in otherwise.cells]) > 0.8
-    assert np.mean([cell.kind == "burr" for cell in plain.cells]) < 0.5
-    assert otherwise.label == plain.label and otherwise.subject == plain.subject
 
 
 def test_precipitate_and_fibres_are_as_many_as_asked(rng):
