@@ -40,16 +40,7 @@ def split(given: Namespace) -> None:
     from data.commands import write_splits
     from data.run_split import SplitPlan
 
-    plan = SplitPlan(
-        fractions=(1 - given.val_fraction - given.test_fraction, given.val_fraction, given.test_fraction),
-        seed=given.seed,
-        drop_duplicates=given.duplicates == "drop",
-        split_by=given.split_by,
-        block_size=given.block_size,
-        folds=given.folds,
-        fold=given.fold,
-        split_from=given.split_from,
-    )
+    plan = SplitPlan.of(given)
     write_splits(given.dataroot, given.out, plan, image_root=given.image_root, overwrite=given.overwrite)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -13,10 +12,8 @@ import torch
 from data.colour import ColourScore, colour_statistics, feature_names, held_out
 from data.loader import DecodedSmears
 from data.records import CLASS_NAMES, SmearRecord
-from util.arrays import damaged, read_arrays, write_arrays
-
-COLOURS = "colour_statistics.npz"
-_CONTENT = {"what": "the colours", "without": "the colour baseline"}
+from data.run_record import RecordFile
+from util.arrays import Arrays
 
 
 class ColourRecord(NamedTuple):
@@ -49,29 +46,17 @@ def _pixels(smears: DecodedSmears, index: int) -> npt.NDArray[np.uint8]:
     return entry[: 3 * side * side].reshape(side, side, 3)
 
 
-def write_colours(path: Path, record: ColourRecord) -> None:
-    """Write the colours of the training images.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    write_arrays(path, **record._asdict())
-
-
-def read_colours(path: Path) -> ColourRecord | None:
-    """Read what ``write_colours`` wrote; None where there is none, as for a run of an earlier version.
-
-    Raises:
-        UserError: the file is damaged.
-    """
-    stored = read_arrays(path, ColourRecord._fields, **_CONTENT)
-    if stored is None:
-        return None
+def _checked(stored: Arrays) -> ColourRecord:
     features, labels, size = (stored[name] for name in ColourRecord._fields)
     sound = features.shape == (len(labels.ravel()), len(feature_names())) and size.size == 1
     if not sound or not set(labels.ravel().tolist()) <= set(range(len(CLASS_NAMES))):
-        raise damaged(path, f"features {features.shape}, labels {labels.shape}", **_CONTENT)
+        raise ValueError(f"features {features.shape}, labels {labels.shape}")
     return ColourRecord(features.astype(np.float32), labels.astype(np.int64), int(size.item()))
+
+
+COLOURS = RecordFile(
+    "colour_statistics.npz", ColourRecord._fields, _checked, what="the colours", without="the colour baseline"
+)
 
 
 def score_colours(

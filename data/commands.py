@@ -13,6 +13,7 @@ from util.files import atomic_write
 if TYPE_CHECKING:
     from data.doctor import Diagnosis
     from data.run_split import SplitPlan
+    from data.splits import SplitRow
 
 ERRORS_FOUND = 1  # exit status; a bad call leaves with 2, see util.errors
 
@@ -140,7 +141,7 @@ def write_splits(
         overwrite: whether files that are there may be replaced.
 
     Raises:
-        UserError: a file is there already, or the data cannot be read or split.
+        UserError: a file is there already, the data cannot be read or split, or no image is left.
     """
     from data.datasets import describe_split, open_dataset, print_data
     from data.run_split import split_for_training
@@ -150,14 +151,33 @@ def write_splits(
     paths = {fold: out if len(wanted) == 1 else fold_path(out, fold) for fold in wanted}
     _check_free(list(paths.values()), overwrite)
     dataset = open_dataset(str(dataroot), image_root=image_root, seed=plan.seed)
-    for fold, path in paths.items():
-        rows = split_for_training(dataset, replace(plan, fold=fold))
+    splits = {path: split_for_training(dataset, replace(plan, fold=fold)) for fold, path in paths.items()}
+    for path, rows in splits.items():
+        _check_some_left(path, rows)
+    for path, rows in splits.items():
         write_split(path, rows)
         print_data(describe_split(dataset, rows))
         print(f"split file: {path}")
 
 
+def _check_some_left(path: Path, rows: Sequence[SplitRow]) -> None:
+    """Refuse a split with every image left out."""
+    from data.splits import EXCLUDED
+
+    reasons = {row.reason for row in rows if row.split == EXCLUDED}
+    if all(row.split == EXCLUDED for row in rows):
+        raise UserError(
+            f"{path}: no image would stand on any side",
+            expected="images that may be trained on or tested",
+            found=f"{len(rows)} images, all left out ({', '.join(sorted(reasons)[:3])})",
+            remedy="mend the data (3TDCFNet_data.py doctor says what is wrong), or keep copies (--duplicates keep)",
+        )
+
+
 def _check_free(paths: Sequence[Path], overwrite: bool) -> None:
+    from data.doctor_manifest import check_writable
+
     for path in paths:
+        check_writable(path)
         if path.exists() and not overwrite:
             raise UserError(f"{path} exists", remedy="choose another --out, or replace it (--overwrite)")

@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 from data.cache import CACHE_GB, DecodedDataset, Fingerprint, open_decoded
 from data.contents import describe_contents
-from data.groups import parent_name
 from data.images import read_smear
 from data.leaks import accepted
 from data.near_duplicates import (
@@ -25,14 +24,14 @@ from data.near_duplicates import (
     find_near_duplicates,
     fingerprint,
 )
+from data.notice import SYNTHETIC, is_synthetic, with_truth
 from data.overlaps import confirmed
 from data.readers import read_dataroot
 from data.records import CLASS_NAMES, SmearRecord
 from data.severity import CHRONIC_BELOW, NORMAL_FROM, SeverityReport, with_severities
 from data.splits import ACCEPTED, SIDES, SplitRow, place, rows_digest
-from data.synthetic_writer import NOTICE, TREE, read_severities, series_of, write_dataset
+from data.synthetic_writer import NOTICE, TREE, write_dataset
 
-SYNTHETIC = "synthetic"
 SYNTHETIC_FOLDER = Path("datasets")
 _SOON_COMPARED = 2000  # images up to which a search for near duplicates needs no bar
 _LEAKS_NAMED = 5
@@ -144,11 +143,6 @@ def embedded_root(count: int, seed: int) -> Path:
     return root
 
 
-def is_synthetic(root: Path) -> bool:
-    """Whether the synthesiser's notice lies in a data root, at the top or inside its one tree."""
-    return any((folder / NOTICE).is_file() for folder in (root, root / TREE))
-
-
 def open_dataset(
     dataroot: str,
     *,
@@ -175,9 +169,10 @@ def open_dataset(
             where they are said to be; the cache cannot be written.
     """
     root = embedded_root(synthetic_count, seed) if dataroot == SYNTHETIC else Path(dataroot)
-    records, synthetic = read_dataroot(root, image_root=image_root), is_synthetic(root)
+    records = read_dataroot(root, image_root=image_root)
+    synthetic = is_synthetic(records)
     if synthetic:
-        records = _with_truth(root, records)
+        records = with_truth(records)
     chosen = grading or Grading()
     records, severities = with_severities(
         records, chosen.source, chronic_below=chosen.chronic_below, normal_from=chosen.normal_from
@@ -187,30 +182,6 @@ def open_dataset(
         return Dataset(root, records, digests, synthetic, fingerprints, severities)
     decoded = decoding.open(records, workers)
     return Dataset(root, records, decoded.digests, synthetic, decoded.fingerprints, severities, decoded)
-
-
-def _with_truth(root: Path, records: Sequence[SmearRecord]) -> list[SmearRecord]:
-    """Synthetic records with the grades of truth.csv; and with parents that no other series and no real smear has.
-
-    They are named as AneRBC names its smears: without this, a real 001_a would be taken for the synthetic one, and the
-    001_a of one seed for that of another, whom it has nothing in common with.
-    """
-    grades, series = read_severities(root), series_of(root)
-    found = [(record, grades.get(_within_tree(record.name))) for record in records]
-    return [
-        replace(
-            record,
-            severity=grade,
-            severity_source="truth.csv" if grade else "",
-            parent=f"{SYNTHETIC} {parent_name(record)} of {series}",
-        )
-        for record, grade in found
-    ]
-
-
-def _within_tree(name: str) -> str:
-    """A record's name relative to the AneRBC-I folder, whether the root was that folder or the one around it."""
-    return name.removeprefix(f"{TREE}/")
 
 
 def sides(dataset: Dataset, rows: Sequence[SplitRow]) -> dict[str, Side]:

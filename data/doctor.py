@@ -14,17 +14,12 @@ from typing import Any, NamedTuple
 
 from data.colour import ColourScore
 from data.doctor_case import LEVELS, Case, Finding
+from data.doctor_classes import group_facts
+from data.doctor_colour import colour_confound, colour_score
 from data.doctor_facts import Examined, Problem, SmearFacts, examine_files
-from data.doctor_findings import (
-    CHECKS,
-    colour_confound,
-    colour_score,
-    file_scores,
-    group_facts,
-    in_order,
-    mask_fault,
-    mask_scores,
-)
+from data.doctor_files import file_scores
+from data.doctor_findings import CHECKS, in_order
+from data.doctor_masks import mask_fault, mask_scores
 from data.groups import blood_count, exclusions, group_ids
 from data.images import read_smear
 from data.near_duplicates import NearPair, find_near_duplicates

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import io
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -14,7 +16,7 @@ from data.doctor import Diagnosis
 from data.doctor_case import Case, joined_sets
 from data.manifest import MANIFEST_FILE, write_manifest
 from util.errors import UserError
-from util.files import atomic_write
+from util.files import atomic_write, unwritable
 
 
 def left_out_path(manifest: Path) -> Path:
@@ -51,6 +53,18 @@ def check_outputs(case_files: Iterable[Path], root: Path, outputs: Sequence[Path
             )
         if path.exists() and not overwrite:
             raise UserError(f"{path} exists", remedy="choose another name, or replace it (--overwrite)")
+        check_writable(path)
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a file whose folder may not be written, before the work that it is to hold.
+
+    Raises:
+        UserError: the folder, or the one in which it would be made, may not be written.
+    """
+    folder = next(above for above in path.absolute().parents if above.exists())
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise unwritable(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
 
 
 def data_files(case: Case) -> Iterable[Path]:

@@ -14,7 +14,7 @@ from PIL import Image
 from data.doctor import Diagnosis
 from data.doctor_case import Case, Finding
 from data.doctor_facts import read_drawn_mask
-from data.doctor_findings import label_word
+from data.doctor_words import label_word
 from data.images import read_smear, read_truth
 from data.records import SmearRecord
 from util.doctor_page import DoctorPage, Part, Picture, write_doctor_page

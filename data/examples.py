@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from data.datasets import SYNTHETIC
 from data.images import read_smear
+from data.notice import SYNTHETIC
 from data.synthetic import synthesize
 from data.unlabelled import batches_of, find_smears
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import struct
+import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,7 +22,10 @@ from util.errors import UserError
 MASK_THRESHOLD = 128
 MAX_PIXELS = 100_000_000
 MAX_PAGES = 10_000  # of a TIFF file
+LARGE = 16_000_000  # pixels from which the memory of an image that was read is given back at once
 _BLOCK_PIXELS = 1_000_000  # gone through at a time
+# Pillow warns of images just below MAX_PIXELS; those above are refused by their header, and need no warning first.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 FAMILY_OF_SUFFIX = {
     ".png": "PNG",
@@ -63,6 +67,7 @@ _UPRIGHT = {
 }
 # What Pillow raises on damaged data, format by format.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
+_BY_HEADER = "far more, by its header"
 _BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 Result = TypeVar("Result")
@@ -85,7 +90,7 @@ def read_rgb(path: str | Path, *, page: int | None = None) -> npt.NDArray[np.uin
         UserError: the file is missing, damaged, of another format, empty or larger than 100 megapixels, or has no such
             page, or several where none is named.
     """
-    return np.array(_with_image(Path(path), _to_rgb, page), dtype=np.uint8)
+    return _with_image(Path(path), _to_rgb, page)
 
 
 def decode_rgb(content: bytes, name: str, *, most_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
@@ -105,9 +110,9 @@ def decode_rgb(content: bytes, name: str, *, most_pixels: int = MAX_PIXELS) -> n
     try:
         with Image.open(io.BytesIO(content), formats=DECODERS) as image:
             _check_pixels(image, name, most_pixels)
-            return np.array(_to_rgb(image, Path(name)), dtype=np.uint8)
+            return _to_rgb(image, Path(name))
     except _BOMB as error:
-        raise _too_large(name, str(error), most_pixels) from error
+        raise _too_large(name, _BY_HEADER, most_pixels) from error
     except UnidentifiedImageError as error:
         raise UserError(
             f"{name}: not an image that can be read",
@@ -141,7 +146,7 @@ def read_mask(path: str | Path, *, dark: bool) -> npt.NDArray[np.bool_]:
     Raises:
         UserError: as ``read_rgb``.
     """
-    grey = np.asarray(_with_image(Path(path), _to_rgb).convert("L"))
+    grey = _with_image(Path(path), _to_grey)
     return grey < MASK_THRESHOLD if dark else grey >= MASK_THRESHOLD
 
 
@@ -219,7 +224,7 @@ def content_digest(array: npt.NDArray[np.generic]) -> str:
         sha256 as 64 hexadecimal digits.
     """
     digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
-    digest.update(np.ascontiguousarray(array).tobytes())
+    digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)  # as it lies: no copy
     return digest.hexdigest()
 
 
@@ -258,8 +263,8 @@ def otsu_mask(rgb: npt.NDArray[np.uint8], *, channel: Literal["mean", "green"] =
 
 
 def _blocks(plane: npt.NDArray[np.uint8]) -> Iterator[slice]:
-    """Rows of (H, W), about a million pixels at a time: what is computed of them stays small beside the image."""
-    step = max(1, _BLOCK_PIXELS // max(1, plane[:1].size))
+    """Rows of (H, W, ...), about a million pixels at a time: what is made of them stays small beside the image."""
+    step = max(1, _BLOCK_PIXELS // max(1, plane.shape[1]))
     return (slice(first, first + step) for first in range(0, len(plane), step))
 
 
@@ -288,7 +293,7 @@ def _with_image(path: Path, use: Callable[[Image.Image, Path], Result], page: in
             _check_header(image, family, path, page)
             return use(image, path)
     except _BOMB as error:
-        raise _too_large(path, str(error)) from error
+        raise _too_large(path, _BY_HEADER) from error
     except UnidentifiedImageError as error:
         raise _wrong_content(path, family, _sniff(path)) from error
     except _DAMAGED as error:
@@ -330,6 +335,7 @@ def _check_file(path: Path) -> None:
     try:
         if not path.is_file():
             found = "something that is no regular file" if path.exists() else "nothing"
+            found = "a link that leads nowhere or round in a circle" if path.is_symlink() else found
             raise UserError(f"{path}: no such image", expected=expected, found=found, remedy="check the path")
         with path.open("rb") as stream:
             empty = not stream.read(1)
@@ -426,17 +432,37 @@ def _upright_size(image: Image.Image, path: Path) -> tuple[int, int]:
     return (height, width) if _orientation(image) >= 5 else (width, height)
 
 
-def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
-    """Decode, turn upright and bring to 8-bit RGB."""
+def _to_rgb(image: Image.Image, path: Path) -> npt.NDArray[np.uint8]:
+    """Decode, turn upright and bring to 8-bit RGB: uint8 (H, W, 3)."""
+    return _planes(image, path, "RGB")
+
+
+def _to_grey(image: Image.Image, path: Path) -> npt.NDArray[np.uint8]:
+    """The same in grey, uint8 (H, W)."""
+    return _planes(image, path, "L")
+
+
+def _planes(image: Image.Image, path: Path, mode: Literal["RGB", "L"]) -> npt.NDArray[np.uint8]:
+    """Decode, turn upright and convert; by bands, since of a large image every whole copy would count."""
     orientation = _orientation(image)
     image.load()
     upright = image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
-    if upright.mode.startswith("I") or upright.mode == "F":
-        upright = _scale_deep_grey(upright, path)
-    if upright.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        rgba = upright.convert("RGBA")
-        upright = Image.alpha_composite(Image.new("RGBA", rgba.size, (255, 255, 255, 255)), rgba)
-    return upright.convert("RGB")
+    width, height = upright.size
+    found: npt.NDArray[np.uint8] = np.empty((height, width, 3)[: 3 if mode == "RGB" else 2], np.uint8)
+    for rows in _blocks(found):
+        band = upright.crop((0, rows.start, width, min(rows.stop, height)))
+        found[rows] = np.asarray(_rgb_of(band, path).convert(mode))
+    return found
+
+
+def _rgb_of(image: Image.Image, path: Path) -> Image.Image:
+    """Bring decoded pixels of any kind to 8-bit RGB."""
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _scale_deep_grey(image, path)
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, (255, 255, 255, 255)), rgba)
+    return image.convert("RGB")
 
 
 def _scale_deep_grey(image: Image.Image, path: Path) -> Image.Image:

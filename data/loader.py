@@ -35,6 +35,7 @@ HOST_SHARE = 0.8  # of free host memory that decoded smears may take: the decode
 DEVICE_SHARE = 0.4  # of free device memory
 UPLOAD_BYTES = 64_000_000  # of decoded smears gathered at a time on their way to a device
 WHITE = np.float32(255)
+_ROWS = 512  # of a mask that are turned into numbers at a time
 UNKNOWN = -1
 
 Item = TypeVar("Item")
@@ -235,7 +236,10 @@ def resize_image(rgb: np.ndarray, size: int) -> np.ndarray:
 
 def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
     """Share of foreground under each new pixel, more than half of it is foreground: uint8 (size, size) of 0 and 1."""
-    plane = Image.fromarray(mask.astype(np.float32)).resize((size, size), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    plane = Image.new("F", mask.shape[::-1])
+    for top in range(0, len(mask), _ROWS):  # of a large mask the numbers of all pixels at once would be a copy too many
+        plane.paste(Image.fromarray(mask[top : top + _ROWS].astype(np.float32)), (0, top))
+    plane = plane.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=2.0)
     return (np.asarray(plane) > 0.5).astype(np.uint8)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -12,10 +11,9 @@ import PIL
 import torch
 
 from data.loader import DECODING_VERSION, DecodedSmears, planes_of
-from util.arrays import damaged, read_arrays, write_arrays
+from data.run_record import RecordFile
+from util.arrays import Arrays
 
-MASKS = "mask_digests.npz"
-_CONTENT = {"what": "the hashes of the masks", "without": "a check that the masks are as they were"}
 _DIGEST_BYTES = 16
 _READ_AT_ONCE = 64  # masks
 
@@ -51,25 +49,17 @@ class MaskRecord(NamedTuple):
         return np.flatnonzero((self.digests != before.digests).any(axis=1)).tolist()
 
 
-def write_masks(path: Path, record: MaskRecord) -> None:
-    """Write the hashes of the masks.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    write_arrays(path, **record._asdict())
-
-
-def read_masks(path: Path) -> MaskRecord | None:
-    """Read what ``write_masks`` wrote; None where there is none, as for a run of an earlier version.
-
-    Raises:
-        UserError: the file is damaged.
-    """
-    stored = read_arrays(path, MaskRecord._fields, **_CONTENT)
-    if stored is None:
-        return None
+def _checked(stored: Arrays) -> MaskRecord:
     record = MaskRecord(*(stored[name].astype(np.uint8) for name in MaskRecord._fields))
     if record.digests.ndim != 2 or record.digests.shape[1] != _DIGEST_BYTES:
-        raise damaged(path, f"digests {record.digests.shape}", **_CONTENT)
+        raise ValueError(f"digests {record.digests.shape}")
     return record
+
+
+MASKS = RecordFile(
+    "mask_digests.npz",
+    MaskRecord._fields,
+    _checked,
+    what="the hashes of the masks",
+    without="a check that the masks are as they were",
+)

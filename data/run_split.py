@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from data.datasets import Dataset
 from data.groups import blood_counts
@@ -38,6 +39,20 @@ class SplitPlan:
     fold: int = 0
     split_from: str = "auto"
 
+    @classmethod
+    def of(cls, options: Any) -> SplitPlan:
+        """As the options of a training, or of the command that writes splits, ask for one."""
+        return cls(
+            fractions=(1 - options.val_fraction - options.test_fraction, options.val_fraction, options.test_fraction),
+            seed=options.seed,
+            drop_duplicates=options.duplicates == "drop",
+            split_by=options.split_by,
+            block_size=options.block_size,
+            folds=options.folds,
+            fold=options.fold,
+            split_from=options.split_from,
+        )
+
 
 def split_for_training(
     dataset: Dataset, plan: SplitPlan, *, split_file: Path | None = None, leaks: str = "stop", continued: bool = False
@@ -70,18 +85,9 @@ def split_for_training(
 
 def _drawn(dataset: Dataset, plan: SplitPlan) -> list[SplitRow]:
     """A split that is drawn."""
-    return make_split(
-        dataset.records,
-        dataset.digests,
-        fractions=plan.fractions,
-        seed=plan.seed,
-        drop_duplicates=plan.drop_duplicates,
-        near=dataset.near,
-        split_by=plan.split_by,
-        block_size=plan.block_size,
-        folds=plan.folds,
-        fold=plan.fold,
-    )
+    how = asdict(plan)
+    del how["split_from"]  # which was to draw one
+    return make_split(dataset.records, dataset.digests, near=dataset.near, **how)
 
 
 def _takes_given(dataset: Dataset, plan: SplitPlan) -> bool:

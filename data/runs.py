@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from data.augment import Augmentation
-from data.colour_record import COLOURS, ColourRecord, read_colours, score_colours, write_colours
+from data.colour_record import COLOURS, ColourRecord, score_colours
 from data.datasets import (
     Dataset,
     Decoding,
@@ -39,12 +39,12 @@ from data.leaks import (
     write_fingerprints,
 )
 from data.loader import Batch, BatchLoader, DecodedSmears, free_memory
-from data.mask_record import MASKS, MaskRecord, read_masks, write_masks
+from data.mask_record import MASKS, MaskRecord
 from data.records import ANEMIC, CLASS_NAMES, HEALTHY, SmearRecord
 from data.run_split import SplitPlan, split_for_training
 from data.split_file import leak_error
 from data.splits import SplitRow, read_split, rows_digest, write_split
-from data.stain import STAIN, Restained, StainReference, grey_scaled, read_stain, write_stain
+from data.stain import STAIN, Restained, StainReference, grey_scaled
 from util.distributed import ALONE, Ranks
 from util.errors import UserError
 from util.runlog import weights_file
@@ -88,9 +88,9 @@ class TrainingData:
         """
         write_split(split_path, self.rows)
         write_fingerprints(split_path.with_name(FINGERPRINTS), self.learned, rows_digest(self.rows))
-        write_colours(split_path.with_name(COLOURS), self.colours)
-        write_stain(split_path.with_name(STAIN), self.stain)
-        write_masks(split_path.with_name(MASKS), self.masks)
+        COLOURS.write(split_path.parent, self.colours)
+        STAIN.write(split_path.parent, self.stain)
+        MASKS.write(split_path.parent, self.masks)
 
     @property
     def class_counts(self) -> tuple[int, int]:
@@ -161,7 +161,7 @@ def load_training_data(
     dataset = open_options_dataset(options)
     recorded = split_path if options.continue_train else Path(options.split_file) if options.split_file else None
     rows = split_for_training(
-        dataset, _plan(options), split_file=recorded, leaks=options.leaks, continued=options.continue_train
+        dataset, SplitPlan.of(options), split_file=recorded, leaks=options.leaks, continued=options.continue_train
     )
     parts = sides(dataset, rows)
     earlier = _learned_by_start(options, split_path)
@@ -185,23 +185,9 @@ def load_training_data(
     return TrainingData(smears, train, val, rows, facts, learned, colours, stain, masks, parts["train"].records)
 
 
-def _plan(options: Any) -> SplitPlan:
-    """How the options of a training ask for a split."""
-    return SplitPlan(
-        fractions=(1 - options.val_fraction - options.test_fraction, options.val_fraction, options.test_fraction),
-        seed=options.seed,
-        drop_duplicates=options.duplicates == "drop",
-        split_by=options.split_by,
-        block_size=options.block_size,
-        folds=options.folds,
-        fold=options.fold,
-        split_from=options.split_from,
-    )
-
-
 def _check_same_masks(dataset: Dataset, names: Sequence[str], masks: MaskRecord, split_path: Path) -> None:
     """Refuse to go on with true masks that were drawn anew; say so where that cannot be told."""
-    before = read_masks(split_path.with_name(MASKS))
+    before = MASKS.read(split_path.parent)
     changed = masks.changed_since(before) if before else None
     if changed is None and masks.digests.any():
         why = "were recorded at another --loadSize or by another decoder" if before else "were not recorded"
@@ -473,7 +459,7 @@ def load_test_data(
         )
     if options.binary_from == "gt":
         _check_true_masks(judged, masks_from)
-    kept = read_colours(split_path.with_name(COLOURS)), read_stain(split_path.with_name(STAIN))
+    kept = COLOURS.read(split_path.parent), STAIN.read(split_path.parent)
     return TestData(parts, masks_from, binary_sees, facts, dataset, options.batchSize, *kept)
 
 

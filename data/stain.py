@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -17,10 +16,9 @@ import torch
 from torch import Tensor
 
 from data.loader import Batch, DecodedSmears, planes_of
-from util.arrays import damaged, read_arrays, write_arrays
+from data.run_record import RecordFile
+from util.arrays import Arrays
 
-STAIN = "stain_reference.npz"
-_CONTENT = {"what": "the stain", "without": "stain-normalised images"}
 _MOST_PIXELS = 12_000  # of a training image: more add nothing to means and deviations
 _MEASURED_AT_ONCE = 64  # images
 _LEAST_DEVIATION = 0.05  # in CIELAB's units: a flat image has no contrast to be stretched
@@ -153,29 +151,17 @@ class Restained:
             yield replace(batch, rgb=self.change(batch.rgb))
 
 
-def write_stain(path: Path, reference: StainReference) -> None:
-    """Write the stain of the training images.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    write_arrays(path, **reference._asdict())
-
-
-def read_stain(path: Path) -> StainReference | None:
-    """Read what ``write_stain`` wrote; None where there is none, as for a run of an earlier version.
-
-    Raises:
-        UserError: the file is damaged.
-    """
-    stored = read_arrays(path, StainReference._fields, **_CONTENT)
-    if stored is None:
-        return None
+def _checked(stored: Arrays) -> StainReference:
     mean, deviation, images = (stored[name] for name in StainReference._fields)
     numbers = all(array.dtype.kind in "fi" for array in (mean, deviation, images))
     if not numbers or mean.shape != (3,) or deviation.shape != (3,) or images.size != 1:
-        raise damaged(path, f"mean {mean.shape}, deviation {deviation.shape}", **_CONTENT)
+        raise ValueError(f"mean {mean.shape}, deviation {deviation.shape}")
     found = StainReference(mean.astype(np.float32), deviation.astype(np.float32), int(images.item()))
     if not (np.isfinite(found.mean).all() and np.isfinite(found.deviation).all() and (found.deviation >= 0).all()):
-        raise damaged(path, "numbers that are no means and standard deviations", **_CONTENT)
+        raise ValueError("numbers that are no means and standard deviations")
     return found
+
+
+STAIN = RecordFile(
+    "stain_reference.npz", StainReference._fields, _checked, what="the stain", without="stain-normalised images"
+)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import shutil
 import tempfile
 from collections import deque
@@ -15,8 +16,9 @@ from PIL import Image
 
 from data.images import read_rgb, read_size
 from data.layout_anerbc import FULL_SMEAR
+from data.notice import TRUTH, notice_folders, with_truth
 from data.readers import read_dataroot
-from data.records import HEALTHY, SmearRecord
+from data.records import ANEMIC, CLASS_NAMES, SmearRecord
 from util.cores import usable_cores
 from util.errors import UserError
 
@@ -37,8 +39,9 @@ def tile_dataset(
     """Cut the smears of AneRBC-I into tiles, in AneRBC-II's tree and names below ``out``/AneRBC-II.
 
     ``001_a`` becomes ``0001_01_a.png`` to ``0001_12_a.png``, row by row from the upper left. Masks are cut as they are,
-    with their grey levels; each tile gets a copy of its smear's blood count. All is built in a temporary folder beside
-    ``out`` and moved there at the end, so that nothing half-written stays.
+    with their grey levels; each tile gets a copy of its smear's blood count. Tiles of synthetic smears have the notice
+    that they are, and a truth.csv of their own. All is built in a temporary folder beside ``out`` and moved there at
+    the end, so that nothing half-written stays.
 
     Args:
         source: AneRBC-I, inner or outer folder; 1224x960 gives tiles of 306x320 pixels.
@@ -54,18 +57,19 @@ def tile_dataset(
 
     Raises:
         UserError: ``source`` is no AneRBC-I tree, a size that does not divide, ``out`` holds files, a file that
-            cannot be read or written.
+            cannot be read or written, a synthetic data set without its truth.csv.
     """
     source, out = Path(source).absolute(), Path(out).absolute()
     _check_grid(columns, rows)
     _check_out(source, out, overwrite)
-    records = read_dataroot(source)
+    records = with_truth(read_dataroot(source))
     _check_sources(records, columns, rows)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         building = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
         try:
             _write_all(records, building / TILED_NAME, columns, rows, workers, progress)
+            _write_notice(records, building / TILED_NAME, columns, rows)
             _move_in(building, out)
         finally:
             shutil.rmtree(building, ignore_errors=True)
@@ -170,9 +174,7 @@ def _write_all(
 
 def _write_smear(record: SmearRecord, folder: Path, columns: int, rows: int) -> None:
     """Write the tiles, the mask's tiles and the blood counts of one smear."""
-    number, letter = record.image.stem.split("_")
-    class_folder = folder / ("Healthy_individuals" if record.label == HEALTHY else "Anemic_individuals")
-    stems = [f"{int(number):04d}_{tile:02d}_{letter}" for tile in range(1, columns * rows + 1)]
+    class_folder, stems = folder / _class_folder(record), _tile_stems(record, columns * rows)
     for kind, path in (("Original_images", record.image), ("Binary_segmented", record.mask)):
         if path is not None:
             (class_folder / kind).mkdir(parents=True, exist_ok=True)
@@ -183,6 +185,36 @@ def _write_smear(record: SmearRecord, folder: Path, columns: int, rows: int) -> 
         reports.mkdir(parents=True, exist_ok=True)
         for stem in stems:
             shutil.copyfile(record.cbc, reports / f"{stem}.txt")
+
+
+def _class_folder(record: SmearRecord) -> str:
+    """The folder of a smear's class."""
+    return f"{CLASS_NAMES[record.label == ANEMIC]}_individuals"
+
+
+def _tile_stems(record: SmearRecord, count: int) -> list[str]:
+    """The names of a smear's tiles, without extension."""
+    number, letter = record.image.stem.split("_")
+    return [f"{int(number):04d}_{tile:02d}_{letter}" for tile in range(1, count + 1)]
+
+
+def _write_notice(records: Sequence[SmearRecord], folder: Path, columns: int, rows: int) -> None:
+    """Say of tiles of synthetic smears that they are synthetic, in the synthesiser's own words, with their truth."""
+    places = notice_folders(records)
+    if not places:
+        return
+    from data.synthetic_writer import NOTICE
+
+    said = (next(iter(places.values())) / NOTICE).read_text(encoding="utf-8", errors="replace").rstrip()
+    words = f"These are tiles of such smears, {columns} columns x {rows} rows; their cells are not listed."
+    (folder / NOTICE).write_text(f"{said}\n{words}\n", encoding="utf-8")
+    with (folder / TRUTH).open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["image", "label", "severity", "parent"])
+        for record in records:
+            for stem in _tile_stems(record, columns * rows):
+                image = f"{_class_folder(record)}/Original_images/{stem}.png"
+                writer.writerow([image, record.label, record.severity or "", record.image.stem])
 
 
 def _move_in(building: Path, out: Path) -> None:

@@ -21,19 +21,21 @@ import numpy.typing as npt
 import torch
 
 from data import manifest
-from data.datasets import SYNTHETIC, embedded_root
+from data.datasets import embedded_root
 from data.file_listing import ignored, is_image_name, some, unlistable
-from data.images import ACCEPTED, FAMILY_OF_SUFFIX, MAX_PAGES, otsu_mask, page_count, read_smear
+from data.images import ACCEPTED, FAMILY_OF_SUFFIX, LARGE, MAX_PAGES, otsu_mask, page_count, read_smear
 from data.layout_folders import NO_SMEARS
 from data.loader import UNKNOWN, WHITE, Batch, in_order, planes_of, resize_image, resize_mask
+from data.notice import SYNTHETIC, is_synthetic
 from data.problems import Problems
 from data.readers import LAYOUTS, Layout
 from data.records import SmearRecord
 from data.side_by_side import looks_side_by_side, with_masks
-from data.synthetic_writer import NOTICE, TREE
+from data.synthetic_writer import NOTICE
 from data.vocabulary import word
 from util.cores import usable_cores
 from util.errors import UserError
+from util.memory import give_back_memory
 
 ANY_IMAGES, ONE_IMAGE, PATTERN = "any images", "one image", "a pattern"
 MANIFEST, JOINED = "manifest", "side-by-side images"
@@ -127,9 +129,8 @@ def find_smears(
         _check_apart(found, outputs)
     plain = {record.name: replace(record, label=None, severity=None, mask=None) for record in found.records}
     found.records = sorted(_paged(found, plain.values()), key=lambda record: natural(record.name))
-    found.synthetic |= any(
-        (folder / NOTICE).is_file() for folder in (found.root / TREE, found.root, *found.root.parents)
-    )
+    found.synthetic |= is_synthetic(found.records)
+    give_back_memory()  # of the images that were looked into
     return found
 
 
@@ -453,9 +454,14 @@ class SmearStream:
         """One smear decoded for every load size, or why it cannot be."""
         self._seen[position] = self.stamp(position)
         try:
-            return _entries_of(read_smear(self.records[position]), self.load_sizes, self.masks)
+            rgb = read_smear(self.records[position])
         except UserError as error:
             return error
+        entries, pixels = _entries_of(rgb, self.load_sizes, self.masks), rgb.shape[0] * rgb.shape[1]
+        del rgb
+        if pixels >= LARGE:
+            give_back_memory()
+        return entries
 
 
 Entries: TypeAlias = Mapping[int, npt.NDArray[np.uint8]]  # by load size S: an image and its mask, (4 S S,)

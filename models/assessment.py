@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,6 +19,7 @@ from models.inference import Prediction
 from models.network import HEAD_KEYS
 from util.cores import busy_threads
 from util.files import wait_for_disk
+from util.memory import give_back_memory
 from util.metrics import SegmentationScore, classification_metrics, common_pixels, dice_of
 from util.report import THUMBNAIL_SIZE, ImageRow, overlay_image, save_thumbnail
 from util.report_scores import Judged
@@ -30,6 +29,7 @@ from util.results import save_mask
 WAITING_IMAGES, WAITING_CELLS = 64, 8
 ENDINGS = {"smear": "jpg", "true": "png", "predicted": "png"}  # of a test's pictures; all others are .webp
 SMEAR_QUALITY = 50  # a fifth of WebP's time for a picture that is as good, a little larger
+BAND = 256  # rows of a mask that are brought from chances to yes and no at a time
 TRIM_EVERY = 250  # images written, after which freed memory goes back to the system
 
 
@@ -137,17 +137,6 @@ class SideResult:
             }
 
 
-def give_back_memory() -> None:
-    """Return freed memory to the system where the C library can (glibc).
-
-    Pictures are freed in many threads, each of which keeps what it freed for itself: without this a process that writes
-    12,000 of them grows by gigabytes that nothing uses.
-    """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
-    if trim is not None:
-        trim(0)
-
-
 def probabilities(logits: np.ndarray) -> np.ndarray:
     """Softmax over Healthy and Anemic of logits (N, K): the chance of Anemic, float64."""
     return 1.0 / (1.0 + np.exp(-logits.astype(np.float64)))
@@ -155,8 +144,11 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
 
 def at_own_size(probability: np.ndarray, width: int, height: int) -> np.ndarray:
     """Resize a mask probability (S, S) in [0, 1] to an image's own size and threshold it: (height, width) bool."""
-    plane = Image.fromarray(probability.astype(np.float32))
-    return np.asarray(plane.resize((width, height), Image.Resampling.BILINEAR)) > 0.5
+    plane = Image.fromarray(probability.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR)
+    mask = np.empty((height, width), bool)
+    for top in range(0, height, BAND):  # all numbers of a large image at once would be two copies too many
+        mask[top : top + BAND] = np.asarray(plane.crop((0, top, width, min(top + BAND, height)))) > 0.5
+    return mask
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from models.cell_stage import CellsOfImage, CellStage
 from models.judges import Judgement
 from models.novelty import QUANTILE, Novelty
 
-# Columns of predictions.csv beside those of a test.
+# Columns of predictions.csv beside those of a test; the first of several runs together only.
 NOVELTY_COLUMNS = ("novelty", "novelty_features", "novelty_focus", "novelty_stain")
 MORE_COLUMNS = ("prob_anemic_spread", *NOVELTY_COLUMNS)
 

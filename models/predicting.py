@@ -29,7 +29,16 @@ from models.judges import Judgement, Panel
 from models.module2.analysis import measured_by
 from models.network import HEAD_KEYS
 from models.predict_folder import check_free, clear, remove_files
-from models.predict_notes import MORE_COLUMNS, kept_of, note_of, novelty_columns, parts_of, recall, rows_of
+from models.predict_notes import (
+    MORE_COLUMNS,
+    NOVELTY_COLUMNS,
+    kept_of,
+    note_of,
+    novelty_columns,
+    parts_of,
+    recall,
+    rows_of,
+)
 from models.progress import UNFINISHED, Progress
 from models.testing import PACKAGES
 from util.errors import UserError
@@ -239,7 +248,8 @@ class PredictRun:
                     files.add_rows(*rows)
                     recall(self.stage, position, record, *rows)
                 self._count(position, record)
-        write_predictions(self.results / "predictions.csv", self.tally.rows, more=MORE_COLUMNS)
+        more = MORE_COLUMNS if len(self.panel.judges) > 1 else NOVELTY_COLUMNS
+        write_predictions(self.results / "predictions.csv", self.tally.rows, more=more, labelled=False)
 
     def _count(self, position: int, record: Mapping[str, Any]) -> None:
         """Add one image to what the tables and the page will show."""
@@ -250,7 +260,7 @@ class PredictRun:
             **{f"prob_anemic_{head}": chances[head] for head in self.heads if head != HEAD_KEYS[-1]},
             "label_pred": int(chances[HEAD_KEYS[-1]] > 0.5),
             **record["columns"],
-            "prob_anemic_spread": record["spread"],
+            **({"prob_anemic_spread": record["spread"]} if len(self.panel.judges) > 1 else {}),
             **novelty_columns(novelty),
         }
         self.tally.rows.append(row)

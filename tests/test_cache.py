@@ -15,7 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
-import data.cache as cache_module
+import data.cache_locks as locks
+import data.cache_recipe as recipe
 from data.augment import Augmentation
 from data.cache import DecodedDataset, Fingerprint, open_decoded
 from data.images import content_digest, otsu_mask, read_smear
@@ -55,9 +56,9 @@ def folder(tmp_path) -> Path:
 def decoded(monkeypatch) -> list[str]:
     """Names of the records that are decoded from now on."""
     names: list[str] = []
-    original = cache_module.decode_smear
+    original = recipe.decode_smear
     monkeypatch.setattr(
-        cache_module, "decode_smear", lambda record, size: names.append(record.name) or original(record, size)
+        recipe, "decode_smear", lambda record, size: names.append(record.name) or original(record, size)
     )
     return names
 
@@ -216,10 +217,10 @@ def test_size_fingerprint_and_code_versions_are_part_of_the_key(records, folder,
     assert len(decoded) == 14
     opened(records, folder, fingerprint=replace(MEANS, version=2))
     assert len(decoded) == 21
-    monkeypatch.setattr(cache_module, "DECODING_VERSION", cache_module.DECODING_VERSION + 1)
+    monkeypatch.setattr(recipe, "DECODING_VERSION", recipe.DECODING_VERSION + 1)
     opened(records, folder)
     assert len(decoded) == 28
-    monkeypatch.setattr(cache_module.PIL, "__version__", "0.1")
+    monkeypatch.setattr(recipe.PIL, "__version__", "0.1")
     opened(records, folder)
     assert len(decoded) == 35
 
@@ -324,14 +325,14 @@ def test_no_records_and_no_indices_are_refused(records, folder):
 
 
 def test_a_file_that_changes_while_it_is_read_is_no_entry(records, folder, monkeypatch):
-    original = cache_module.decode_smear
+    original = recipe.decode_smear
 
     def decode_late(record, size):
         if record.name == "s3.png":
             record.image.write_bytes(records[4].image.read_bytes())
         return original(record, size)
 
-    monkeypatch.setattr(cache_module, "decode_smear", decode_late)
+    monkeypatch.setattr(recipe, "decode_smear", decode_late)
     with pytest.raises(UserError, match=r"s3\.png: the file, or its mask, changed while it was read"):
         opened(records, folder)
     assert list(folder.iterdir()) == []
@@ -383,10 +384,10 @@ def test_a_damaged_entry_whose_file_is_gone_is_never_trusted(records, folder):
         dataset.smears(range(7))
 
 
-def forged(recipe: tuple[int, int, int], table: bytes, rest: bytes) -> bytes:
+def forged(numbers: tuple[int, int, int], table: bytes, rest: bytes) -> bytes:
     """A pack with a right checksum over whatever its header claims."""
-    checksum = zlib.crc32(table, zlib.crc32(struct.pack("<3I", *recipe)))
-    return struct.pack("<8s4I", b"DCFPACK1", *recipe, checksum) + table + rest
+    checksum = zlib.crc32(table, zlib.crc32(struct.pack("<3I", *numbers)))
+    return struct.pack("<8s4I", b"DCFPACK1", *numbers, checksum) + table + rest
 
 
 HOSTILE = {
@@ -455,7 +456,7 @@ def test_a_folder_in_the_packs_place_is_an_error(records, folder):
 
 
 def test_an_error_in_the_middle_leaves_nothing(records, folder, monkeypatch, decoded):
-    original = cache_module.decode_smear
+    original = recipe.decode_smear
 
     def fail(record, size):
         if record.name == "s3.png":
@@ -463,7 +464,7 @@ def test_an_error_in_the_middle_leaves_nothing(records, folder, monkeypatch, dec
         return original(record, size)
 
     with monkeypatch.context() as patch:
-        patch.setattr(cache_module, "decode_smear", fail)
+        patch.setattr(recipe, "decode_smear", fail)
         with pytest.raises(KeyboardInterrupt):
             opened(records, folder)
     assert list(folder.iterdir()) == []
@@ -472,7 +473,7 @@ def test_an_error_in_the_middle_leaves_nothing(records, folder, monkeypatch, dec
 
 def killed_build(records, folder) -> None:
     """Kill this process in the middle of a build."""
-    original = cache_module.content_digest
+    original = recipe.content_digest
     made = []
 
     def count(rgb):
@@ -481,7 +482,7 @@ def killed_build(records, folder) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return original(rgb)
 
-    cache_module.content_digest = count
+    recipe.content_digest = count
     opened(records, folder, workers=1)
 
 
@@ -510,7 +511,7 @@ def test_another_packs_leavings_are_removed_too_but_not_a_live_builders(records,
     live.touch()
     mine = folder / "notes.partial"
     mine.touch()
-    with cache_module._only_builder(live.with_suffix("").with_suffix(""), wait=False) as alone:
+    with locks.only_builder(live.with_suffix("").with_suffix(""), wait=False) as alone:
         assert alone
         opened(records[3:6], folder)
         assert live.exists()
@@ -522,14 +523,14 @@ def test_another_packs_leavings_are_removed_too_but_not_a_live_builders(records,
 
 def slow_build(records, folder, results) -> None:
     names = []
-    original = cache_module.decode_smear
+    original = recipe.decode_smear
 
     def slowly(record, size):
         names.append(record.name)
         time.sleep(0.03)
         return original(record, size)
 
-    cache_module.decode_smear = slowly
+    recipe.decode_smear = slowly
     dataset = opened(records, folder)
     results.put((len(names), dataset.digests, dataset.smears(range(len(records))).images.numpy().tobytes()))
 
@@ -549,7 +550,7 @@ def test_two_builders_at_once_make_one_pack(records, folder):
 
 
 def test_without_locks_the_last_builder_wins(records, folder, monkeypatch):
-    monkeypatch.setattr(cache_module, "fcntl", None)
+    monkeypatch.setattr(locks, "fcntl", None)
     for _ in range(2):
         assert_like_decode(opened(records, folder), records)
     assert len(list(folder.iterdir())) == 1

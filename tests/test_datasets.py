@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from data.commands import DoctorOutputs, doctor, write_splits
 from data.datasets import (
     NOT_JUDGED,
     Dataset,
@@ -438,3 +439,43 @@ def test_folds_and_blocks_are_options(smears):
     for row in rows:
         sides_of.setdefault((int(Path(row.image).stem[:3]) - 1) // 2, set()).add(row.split)
     assert len(sides_of) == 4 and all(len(found) == 1 for found in sides_of.values())
+
+
+@pytest.mark.parametrize("folds", [0, 2])
+def test_no_split_is_written_of_which_every_image_is_left_out(tmp_path, folds):
+    root = write_tree(tmp_path / "smears", numbers=range(1, 3))
+    same = next(root.rglob("*_h.png")).read_bytes()
+    for path in root.rglob("Original_images/*.png"):
+        path.write_bytes(same)  # one picture in both classes
+    with pytest.raises(UserError, match="4 images, all left out .stands in both classes"):
+        write_splits(root, tmp_path / "split.csv", SplitPlan((0.5, 0.25, 0.25), seed=0, folds=folds))
+    assert not list(tmp_path.glob("*.csv"))
+
+
+def test_one_plan_is_made_of_the_options_of_either_command():
+    asked = Namespace(
+        val_fraction=0.2, test_fraction=0.1, seed=5, duplicates="keep", split_by="blocks", block_size=7, folds=3,
+        fold=2, split_from="draw",
+    )  # fmt: skip
+    expected = SplitPlan((1 - 0.2 - 0.1, 0.2, 0.1), 5, False, "blocks", 7, 3, 2, "draw")
+    assert SplitPlan.of(asked) == expected
+
+
+@pytest.mark.parametrize("line", ["doctor", "split"])
+def test_where_the_output_may_not_be_written_the_work_is_not_begun(tmp_path, monkeypatch, line):
+    asked = []
+
+    def refuse(path, mode):
+        asked.append(Path(path))
+        return False
+
+    monkeypatch.setattr("os.access", refuse)
+    for module in ("data.datasets.open_dataset", "data.doctor.examine_dataroot"):
+        monkeypatch.setattr(module, lambda *_, **__: pytest.fail("the files were read first"))
+    out = tmp_path / "new" / "out.csv"
+    with pytest.raises(UserError, match=r"cannot write .*out\.csv\s+found: +Permission denied"):
+        if line == "split":
+            write_splits(tmp_path, out, SplitPlan((0.5, 0.25, 0.25), seed=0))
+        else:
+            doctor(tmp_path / "smears", DoctorOutputs(fix=out), image_root=None, workers=1)
+    assert asked == [tmp_path] and not out.parent.exists()

@@ -75,7 +75,7 @@ def root(clean_root, tmp_path):
 @pytest.fixture(autouse=True)
 def few_trees(monkeypatch):
     """Small forests, so that the many small examinations here are quick."""
-    monkeypatch.setattr("data.doctor_findings.TREES", 12)
+    monkeypatch.setattr("data.doctor_colour.TREES", 12)
 
 
 def examine(root, **options):
@@ -655,7 +655,7 @@ def test_the_json_holds_everything_under_its_documented_keys(bad_root):
 
 
 def test_every_kind_of_finding_is_documented():
-    source = "".join(path.read_text(encoding="utf-8") for path in (REPOSITORY / "data").glob("doctor_findings.py"))
+    source = "".join(path.read_text(encoding="utf-8") for path in (REPOSITORY / "data").glob("doctor_*.py"))
     keys = set(re.findall(r'Finding\(\s*"(\w+)"', source)) | {"unreadable_images", "mask_inverted", "near_duplicates"}
     documented = (REPOSITORY / "docs/data.md").read_text(encoding="utf-8")
     assert len(keys) > 15 and not {key for key in keys if f"`{key}`" not in documented}

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
+import sys
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -116,6 +119,71 @@ def test_exif_orientation_turns_image_mask_and_size_alike(tmp_path, pixels, exte
     assert read_size(path) == expected.size
 
 
+def kinds_of_pixels(rng) -> dict[str, Image.Image]:
+    """An image of every kind that a file may hold, each of its own content."""
+
+    def noise(mode: str, channels: int) -> Image.Image:
+        return Image.fromarray(
+            rng.integers(0, 256, (9, 7, channels), np.uint8).squeeze(), mode if channels > 1 else None
+        )
+
+    palette = noise("RGB", 3).quantize(16)
+    palette.info["transparency"] = 3
+    return {
+        "rgb.png": noise("RGB", 3),
+        "rgba.png": noise("RGBA", 4),
+        "la.png": noise("RGBA", 4).convert("LA"),
+        "palette.png": palette,
+        "grey.tif": noise("L", 1),
+        "one.png": noise("L", 1).convert("1"),
+        "cmyk.tif": noise("CMYK", 4),
+        "deep.png": Image.fromarray(rng.integers(0, 65536, (9, 7), np.uint16)),
+        "deep.tif": Image.fromarray(rng.integers(0, 65536, (9, 7), np.uint16)),
+    }
+
+
+@pytest.mark.parametrize("rows", [1, 2, 4])
+def test_images_read_by_bands_are_those_read_at_once(tmp_path, rng, monkeypatch, rows):
+    for name, image in kinds_of_pixels(rng).items():
+        image.save(tmp_path / name)
+        with Image.open(tmp_path / name) as stored:
+            if name.startswith("deep"):
+                grey = Image.fromarray(np.rint(np.asarray(stored) / 257).astype(np.uint8))
+                whole = grey.convert("RGB")
+            elif stored.mode in ("RGBA", "LA") or "transparency" in stored.info:
+                rgba = stored.convert("RGBA")
+                white = Image.new("RGBA", rgba.size, "white")
+                whole = Image.alpha_composite(white, rgba).convert("RGB")
+            else:
+                whole = stored.convert("RGB")
+        monkeypatch.setattr("data.images._BLOCK_PIXELS", 7 * rows)
+        assert np.array_equal(read_rgb(tmp_path / name), np.asarray(whole)), name
+        assert np.array_equal(read_mask(tmp_path / name, dark=True), np.asarray(whole.convert("L")) < 128), name
+
+
+@pytest.mark.parametrize("name", ["rgb.png", "rgba.png", "deep.png"])
+def test_a_large_image_is_read_without_whole_copies(tmp_path, rng, monkeypatch, name):
+    shapes = {"rgb.png": (1000, 900, 3), "rgba.png": (1000, 900, 4), "deep.png": (1000, 900)}
+    deep = name == "deep.png"
+    levels = rng.integers(0, 2 if deep else 256, shapes[name], np.uint16 if deep else np.uint8)
+    Image.fromarray(levels).save(tmp_path / name, compress_level=1)
+    monkeypatch.setattr("data.images._BLOCK_PIXELS", 20_000)
+    tracemalloc.start()
+    try:
+        rgb = read_rgb(tmp_path / name)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert rgb.nbytes < peak < 1.4 * rgb.nbytes  # it was three times as much for RGB, seven for 16 bits
+
+
+def test_no_warning_comes_before_an_image_that_is_large_but_not_too_large(tmp_path):
+    path = png_header(tmp_path / "large.png", 10_000, 10_000)
+    code = f"import sys\nfrom data.images import read_size\nprint(read_size({str(path)!r}))"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert (told.stdout, told.stderr) == ("(10000, 10000)\n", "")
+
+
 def test_mask_is_thresholded_at_128_and_inverted_when_dark(tmp_path):
     levels = np.array([[0, 1, 77, 127, 128, 200, 255]], np.uint8)
     path = save(tmp_path / "m.png", levels)
@@ -185,6 +253,13 @@ def test_content_decides_not_the_extension(tmp_path, pixels):
 def test_what_is_no_image_is_named(tmp_path, data, word):
     (tmp_path / "x.png").write_bytes(data)
     assert word in refusal(tmp_path / "x.png")
+
+
+def test_a_link_to_nowhere_or_in_a_circle_is_told_from_a_missing_file(tmp_path):
+    (tmp_path / "away.png").symlink_to("nothing.png")
+    (tmp_path / "round.png").symlink_to("round.png")
+    assert all("leads nowhere or round" in refusal(tmp_path / name) for name in ("away.png", "round.png"))
+    assert "a link" not in refusal(tmp_path / "nothing.png")
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")

@@ -40,6 +40,14 @@ def test_predictions_read_back_exactly(tmp_path):
     assert tuple(found[0]) == PREDICTION_COLUMNS
 
 
+def test_without_labels_there_are_no_columns_for_them(tmp_path):
+    write_predictions(tmp_path / "p.csv", [{"image": "x.png", "prob_anemic": 0.5, "n": 2}], more=["n"], labelled=False)
+    kept = [name for name in PREDICTION_COLUMNS if name not in ("label_true", "severity_true", "group", "split")]
+    assert list(read(tmp_path / "p.csv")[0]) == [*kept, "n"]
+    with pytest.raises(ValueError, match="unknown columns .'group'."):
+        write_predictions(tmp_path / "p.csv", [{"image": "x.png", "group": "g"}], labelled=False)
+
+
 def test_prediction_cells(tmp_path):
     row = {
         "image": "x.png", "prob_anemic": 0.123456789, "prob_anemic_tier1": np.float32(1), "label_pred": np.int64(1),

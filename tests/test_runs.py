@@ -11,13 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-import data.cache
+import data.cache_recipe
 import data.datasets
-from data.colour_record import COLOURS, ColourRecord, read_colours, score_colours, write_colours
+from data.colour_record import COLOURS, ColourRecord, score_colours
 from data.datasets import open_dataset
 from data.loader import decode
 from data.manifest import write_manifest
-from data.mask_record import MASKS, read_masks
+from data.mask_record import MASKS
 from data.near_duplicates import NearPair
 from data.records import ANEMIC, HEALTHY, SmearRecord
 from data.runs import load_test_data, load_training_data
@@ -69,7 +69,7 @@ def test_a_second_start_decodes_nothing_and_gives_the_same_batches(smears, tmp_p
     first = train(smears, tmp_path)
     first.record(tmp_path / "split.csv")
     before = batches(first.train)
-    monkeypatch.setattr(data.cache, "decode_smear", lambda *_: pytest.fail("an image was decoded again"))
+    monkeypatch.setattr(data.cache_recipe, "decode_smear", lambda *_: pytest.fail("an image was decoded again"))
     again = batches(train(smears, tmp_path).train)
     assert len(before) == len(again) > 0
     assert all(
@@ -161,7 +161,7 @@ def test_a_run_goes_on_with_the_masks_that_it_began_with_and_no_others(smears, t
 def test_where_changed_masks_cannot_be_told_a_warning_says_so(smears, tmp_path, capsys, change):
     train(smears, tmp_path).record(tmp_path / "split.csv")
     if change == "no record":
-        (tmp_path / MASKS).unlink()
+        (tmp_path / MASKS.name).unlink()
     train(smears, tmp_path, continue_train=True, loadSize=2 * SIDE if change == "size" else SIDE)
     assert "whether they have changed cannot be told" in capsys.readouterr().err
 
@@ -169,17 +169,17 @@ def test_where_changed_masks_cannot_be_told_a_warning_says_so(smears, tmp_path, 
 @pytest.mark.parametrize("content", [b"", {"digests": np.zeros(3, np.uint8), "made_by": np.zeros(1, np.uint8)}])
 def test_a_damaged_record_of_the_masks_is_named(tmp_path, content):
     if isinstance(content, dict):
-        np.savez(tmp_path / MASKS, **content)
+        np.savez(tmp_path / MASKS.name, **content)
     else:
-        (tmp_path / MASKS).write_bytes(content)
-    with pytest.raises(UserError, match=MASKS):
-        read_masks(tmp_path / MASKS)
+        (tmp_path / MASKS.name).write_bytes(content)
+    with pytest.raises(UserError, match=MASKS.name):
+        MASKS.read(tmp_path)
 
 
 def test_a_new_run_removes_every_record_beside_the_split(smears, tmp_path):
     folder = RunFolder(str(tmp_path), "run")
     train(smears, tmp_path).record(folder.split)
-    assert MASKS in {path.name for path in folder.folder.iterdir()}
+    assert MASKS.name in {path.name for path in folder.folder.iterdir()}
     folder.begin()
     assert not list(folder.folder.iterdir())
 
@@ -251,35 +251,35 @@ def test_a_test_scores_the_colours_unless_they_were_not_kept(smears, tmp_path):
     tested = opened_for_test(smears, tmp_path)
     assert len(tested.colour_chances("test", seed=0)) == len(tested.sides["test"].records)
     assert opened_for_test(smears, tmp_path, loadSize=2 * SIDE).colour_chances("test", seed=0) is None
-    (tmp_path / COLOURS).unlink()
+    (tmp_path / COLOURS.name).unlink()
     assert opened_for_test(smears, tmp_path).colour_chances("test", seed=0) is None
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 damaged", None])
 def test_damaged_colours_are_named(tmp_path, content):
-    path = tmp_path / COLOURS
+    path = tmp_path / COLOURS.name
     if content is None:
-        write_colours(path, ColourRecord(np.zeros((2, 3), np.float32), np.array([0, 1]), SIDE))
+        COLOURS.write(tmp_path, ColourRecord(np.zeros((2, 3), np.float32), np.array([0, 1]), SIDE))
     else:
         path.write_bytes(content)
-    with pytest.raises(UserError, match=COLOURS):
-        read_colours(path)
+    with pytest.raises(UserError, match=COLOURS.name):
+        COLOURS.read(tmp_path)
 
 
 def test_a_pickle_among_the_colours_is_refused(tmp_path):
-    path = tmp_path / COLOURS
+    path = tmp_path / COLOURS.name
     np.savez(path, features=np.array([{"a": 1}], dtype=object), labels=np.array([0]), load_size=np.int64(SIDE))
-    with pytest.raises(UserError, match=COLOURS):
-        read_colours(path)
+    with pytest.raises(UserError, match=COLOURS.name):
+        COLOURS.read(tmp_path)
 
 
 def test_colours_are_read_as_written(tmp_path, smears):
     record = train(smears, tmp_path).colours
-    write_colours(tmp_path / COLOURS, record)
-    found = read_colours(tmp_path / COLOURS)
+    COLOURS.write(tmp_path, record)
+    found = COLOURS.read(tmp_path)
     assert np.array_equal(found.features, record.features) and np.array_equal(found.labels, record.labels)
     assert found.load_size == record.load_size == SIDE
-    assert read_colours(tmp_path / "nothing.npz") is None
+    assert COLOURS.read(tmp_path / "nothing") is None
 
 
 def test_the_severity_is_learned_from_graded_images_of_the_train_side_alone(smears, tmp_path, monkeypatch):

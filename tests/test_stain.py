@@ -21,9 +21,7 @@ from data.stain import (
     grey_scaled,
     lab_of,
     lab_statistics,
-    read_stain,
     rgb_of,
-    write_stain,
 )
 from models.testing import TestRun
 from options import parse_options
@@ -141,7 +139,7 @@ def opened(folder: Path, *more: str):
 
 
 def test_the_reference_is_the_mean_over_the_training_images(learned):
-    kept = read_stain(learned / STAIN)
+    kept = STAIN.read(learned)
     train = [path for i, path in enumerate(sorted(learned.glob("*.png"))) if i % 4 < 2 and i % 8 >= 2]
     labs = [color.rgb2lab(np.asarray(Image.open(path)) / 255) for path in train]
     np.testing.assert_allclose(kept.mean, np.mean([lab.mean(axis=(0, 1)) for lab in labs], axis=0), atol=1e-3)
@@ -170,22 +168,22 @@ def test_a_grid_of_pixels_stands_for_the_whole_of_a_large_image(tmp_path):
     ],
 )
 def test_a_damaged_reference_is_named(tmp_path, content):
-    path = tmp_path / STAIN
+    path = tmp_path / STAIN.name
     if isinstance(content, bytes):
         path.write_bytes(content)
     else:
         np.savez(path, **content)
-    with pytest.raises(UserError, match=STAIN):
-        read_stain(path)
+    with pytest.raises(UserError, match=STAIN.name):
+        STAIN.read(tmp_path)
 
 
 def test_a_reference_is_read_as_written(tmp_path):
     written = StainReference(np.float32([60, 8, -5]), np.float32([6, 4, 3]), 9)
-    write_stain(tmp_path / STAIN, written)
-    found = read_stain(tmp_path / STAIN)
+    STAIN.write(tmp_path, written)
+    found = STAIN.read(tmp_path)
     assert np.array_equal(found.mean, written.mean) and np.array_equal(found.deviation, written.deviation)
     assert found.images == 9
-    assert read_stain(tmp_path / "nothing.npz") is None
+    assert STAIN.read(tmp_path / "nothing") is None
 
 
 class RedSeer(torch.nn.Module):
@@ -241,7 +239,7 @@ def test_a_network_that_sees_only_stain_is_found_out(learned, tmp_path):
     one = len(network.shown) // 3
     as_shown, grey, normalised = (torch.cat(network.shown[k * one : (k + 1) * one]) for k in range(3))
     torch.testing.assert_close(grey, grey_scaled(as_shown))
-    torch.testing.assert_close(normalised, read_stain(learned / STAIN).normalised(as_shown))
+    torch.testing.assert_close(normalised, STAIN.read(learned).normalised(as_shown))
     assert (tmp_path / "predictions.csv").read_text().count("\n") == 21
     options, data = opened(learned)
     page = run.write_report(data).read_text()
@@ -256,14 +254,14 @@ def test_the_stain_stays_where_that_is_asked_for(learned, tmp_path):
 
 
 def test_a_run_that_kept_no_stain_is_judged_on_grey_images_alone(learned, tmp_path):
-    kept = (learned / STAIN).read_bytes()
-    (learned / STAIN).unlink()
+    kept = (learned / STAIN.name).read_bytes()
+    (learned / STAIN.name).unlink()
     try:
         content, network, run = judged(learned, tmp_path)
         _, data = opened(learned)
         page = run.write_report(data).read_text()
     finally:
-        (learned / STAIN).write_bytes(kept)
+        (learned / STAIN.name).write_bytes(kept)
     assert content["robustness"]["stain_normalised"] is None
     assert content["robustness"]["grey"]["global"]["auroc"] == 0.5
     assert sum(len(rgb) for rgb in network.shown) == 40

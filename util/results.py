@@ -26,6 +26,7 @@ PREDICTION_COLUMNS = (
     "severity_pred", "severity_score", "cell_count", "overlapped_count", "label_true", "severity_true",
     "group", "split", "severity_learned",
 )  # fmt: skip
+TRUTH_COLUMNS = ("label_true", "severity_true", "group", "split")  # what a prediction of unlabelled images cannot know
 LABEL_COLUMNS = ("label_pred", "label_true")
 # Half the time of the usual way, and fewer bytes.
 MASK_PNG: dict[str, Any] = {"format": "PNG", "compress_type": zlib.Z_RLE, "compress_level": 1}
@@ -67,7 +68,9 @@ def _plain(value: Any, where: str) -> Any:
     raise TypeError(f"{where.lstrip('.') or 'the value'} is a {type(value).__name__}, which JSON cannot hold")
 
 
-def write_predictions(path: Path, rows: Iterable[dict[str, Any]], *, more: Sequence[str] = ()) -> None:
+def write_predictions(
+    path: Path, rows: Iterable[dict[str, Any]], *, more: Sequence[str] = (), labelled: bool = True
+) -> None:
     """Write predictions.csv: one row per image, the columns of ``PREDICTION_COLUMNS`` in that order, then ``more``.
 
     Names stand as they are and every cell is quoted (without quotes a carriage return would end a row), so that reading
@@ -79,6 +82,7 @@ def write_predictions(path: Path, rows: Iterable[dict[str, Any]], *, more: Seque
         path: the file.
         rows: dicts with any of the columns; ``image`` must be there.
         more: further columns, numbers of six decimals.
+        labelled: False leaves out ``TRUTH_COLUMNS``.
 
     Raises:
         ValueError: an unknown column, a missing image name, an unknown label, or a number that is not finite.
@@ -86,14 +90,15 @@ def write_predictions(path: Path, rows: Iterable[dict[str, Any]], *, more: Seque
     """
     table = io.StringIO(newline="")
     writer = csv.writer(table, lineterminator="\n", quoting=csv.QUOTE_ALL)
-    columns = (*PREDICTION_COLUMNS, *more)
+    own = [column for column in PREDICTION_COLUMNS if labelled or column not in TRUTH_COLUMNS]
+    columns = (*own, *more)
     writer.writerow(columns)
     for row in rows:
         if unknown := set(row) - set(columns):
             raise ValueError(f"unknown columns {sorted(unknown)}; there are {columns}")
         if not row.get("image"):
             raise ValueError(f"a row without an image name: {row}")
-        known = [_cell(column, row.get(column)) for column in PREDICTION_COLUMNS]
+        known = [_cell(column, row.get(column)) for column in own]
         writer.writerow([*known, *(_number(column, row.get(column)) for column in more)])
     atomic_write(path, table.getvalue(), make_parents=True)
 
