@@ -11,6 +11,34 @@ INVERTED_BELOW, INVERSE_FROM = 0.4, 0.8  # Dice with Otsu's of a mask and of its
 UNLIKE_BELOW = 0.5  # Dice with Otsu's
 FEWEST_MASK_PIXELS, SMALLEST_MASK_SHARE = 16, 0.001
 
+_REDRAW = "Draw them again, or remove the pairs."
+# What is wrong with masks, by key: level, title, verb of one and of several, how the sentence ends, remedy.
+_FAULTS: dict[str, tuple[Level, str, tuple[str, str], str, str]] = {
+    "mask_empty": ("error", "Masks without a cell", ("holds", "hold"), "no cell at all", _REDRAW),
+    "mask_full": ("error", "Masks without background", ("is", "are"), "cell all over", _REDRAW),
+    "mask_inverted": (
+        "error",
+        "Masks drawn the other way round",
+        ("marks", "mark"),
+        "the background as cells, as comparison with Otsu's threshold shows",
+        "Invert them, or state mask_dark in a manifest.",
+    ),
+    "mask_tiny": (
+        "warning",
+        "Masks of a few pixels",
+        ("marks", "mark"),
+        "next to nothing",
+        "Look at them: are they masks?",
+    ),
+    "mask_unlike": (
+        "note",
+        "Masks unlike what is dark",
+        ("has", "have"),
+        f"a Dice below {UNLIKE_BELOW} with Otsu's threshold of the image",
+        "Look at them: a poor mask, one of other structures, or an image that Otsu's threshold cannot part.",
+    ),
+}
+
 
 def pairs_mismatched(case: Case) -> list[Finding]:
     """Masks of another size than their image."""
@@ -28,49 +56,15 @@ def pairs_mismatched(case: Case) -> list[Finding]:
 
 def mask_contents(case: Case) -> list[Finding]:
     """Masks without cells, without background, of a few pixels, the other way round, or unlike what is dark."""
-    kinds: dict[str, dict[str, str]] = {
-        key: {} for key in ("mask_empty", "mask_full", "mask_inverted", "mask_tiny", "mask_unlike")
-    }
+    kinds: dict[str, dict[str, str]] = {key: {} for key in _FAULTS}
     for record, facts in zip(case.records, case.facts, strict=True):
         kind = mask_fault(facts.mask) if facts.mask else None
         if kind and facts.mask:
             kinds[kind][record.name] = _mask_words(kind, facts.mask)
-    redraw = "Draw them again, or remove the pairs."
-    texts: dict[str, tuple[Level, str, tuple[str, str], str, str]] = {
-        "mask_empty": ("error", "Masks without a cell", ("holds", "hold"), "no cell at all", redraw),
-        "mask_full": (
-            "error",
-            "Masks without background",
-            ("is", "are"),
-            "cell all over",
-            redraw,
-        ),
-        "mask_inverted": (
-            "error",
-            "Masks drawn the other way round",
-            ("marks", "mark"),
-            "the background as cells, as comparison with Otsu's threshold shows",
-            "Invert them, or state mask_dark in a manifest.",
-        ),
-        "mask_tiny": (
-            "warning",
-            "Masks of a few pixels",
-            ("marks", "mark"),
-            "next to nothing",
-            "Look at them: are they masks?",
-        ),
-        "mask_unlike": (
-            "note",
-            "Masks unlike what is dark",
-            ("has", "have"),
-            f"a Dice below {UNLIKE_BELOW} with Otsu's threshold of the image",
-            "Look at them: a poor mask, one of other structures, or an image that Otsu's threshold cannot part.",
-        ),
-    }
     found = []
     for key, reasons in kinds.items():
         if reasons:
-            level, title, verbs, rest, remedy = texts[key]
+            level, title, verbs, rest, remedy = _FAULTS[key]
             text = f"{counted(len(reasons), 'masks', *verbs)} {rest}."
             found.append(Finding(key, level, title, text, remedy, list(reasons), reasons))
     return found

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from data.notice import TRUTH
 from data.records import ANEMIC, CLASS_NAMES
 from data.synthetic import SYNTHESIS_VERSION, CellTruth, check_arguments, label_and_severity, synthesize
 from data.synthetic_masks import anerbc_mask
@@ -101,7 +102,7 @@ def write_dataset(
             (tree / folder).mkdir(parents=True)
         jobs = [_Job(tree, index, seed, size, image_stem(index, seed, count), masks) for index in range(count)]
         _write_cells(tree / "cells.csv", jobs, _run(jobs, _worker_count(workers, count)))
-        _write_truth(tree / "truth.csv", jobs)
+        _write_truth(tree / TRUTH, jobs)
         notice = f"Everything here is synthetic: no patient, no real smear. seed {seed}, count {count}, size {size}"
         if masks != MASKS[0]:
             notice += f", masks {masks}"
@@ -267,7 +268,7 @@ def read_severities(root: Path) -> dict[str, str]:
     Raises:
         UserError: truth.csv is missing or has lost its columns.
     """
-    path = next((p for p in (root / TREE / "truth.csv", root / "truth.csv") if p.is_file()), None)
+    path = next((p for p in (root / TREE / TRUTH, root / TRUTH) if p.is_file()), None)
     if path is None:
         raise UserError(f"{root}: a synthetic data set without its truth.csv", remedy=_AGAIN)
     try:

@@ -7,12 +7,13 @@ import dataclasses
 import importlib.util
 import json
 import sys
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, roc_auc_score
 
-from util.compare_page import write_comparison
+from util.compare_page import difference_plot, write_comparison
 from util.compare_runs import compare, comparison_folder, most_disagreeing, read_run, results_folder
 from util.errors import UserError
 from util.results import write_predictions
@@ -87,6 +88,22 @@ def test_the_page_and_its_json(tmp_path):
     assert 'href="./../test_latest/index.html"' in page
     assert f"{content['less_reference']['B']['auroc']['value']:+.3f}" in page
     assert "&lt;script&gt;" in page or HOSTILE[0] not in [comparison.images[i] for i in most_disagreeing(comparison)]
+
+
+def test_the_plot_draws_every_difference_where_it_lies_on_the_width_of_a_phone(tmp_path):
+    found = compare([run_of(tmp_path, "A", 1, NAMES), run_of(tmp_path, "B", 2, NAMES, noise=0.9)])
+    drawn = ElementTree.fromstring(difference_plot(found))
+    assert float(drawn.get("viewBox").split()[2]) <= 390
+    named = {tag: drawn.iter(f"{{http://www.w3.org/2000/svg}}{tag}") for tag in ("line", "circle", "text")}
+    zero, *intervals = named["line"]
+    points = [float(circle.get("cx")) for circle in named["circle"]]
+    right = next(text for text in list(named["text"]) if text.text.startswith("+"))
+    middle, scale = float(zero.get("x1")), float(right.text)
+    per_pixel = scale / (float(right.get("x")) - middle)
+    measured = [[(float(line.get(end)) - middle) * per_pixel for end in ("x1", "x2")] for line in intervals]
+    for key, interval, point in zip(("auroc", "accuracy"), measured, points, strict=True):
+        assert interval == pytest.approx(found.differences[0][key]["ci95"], abs=0.002)
+        assert (point - middle) * per_pixel == pytest.approx(found.differences[0][key]["value"], abs=0.002)
 
 
 def test_hostile_names_are_text(tmp_path):
