@@ -283,18 +283,23 @@ class TrainingSession:
             atomic_write(self.folder.finished, json.dumps(plain(content), indent=1) + "\n")
         return not self.stopped
 
-    def examples(self) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
-        """Validation images of the epoch that has just ended, with true and predicted masks, for the live view.
+    def examples(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Validation images of the epoch that has just ended, with their masks, for the live view.
 
         Returns:
-            smears (n, H, W, 3) uint8, true masks (n, H, W) bool or None where none has one, predicted (n, H, W) float.
+            smears (n, H, W, 3) uint8, and masks (n, H, W) by their name: bool those that the images came with, or that
+            stand in for such, and float the predicted ones, where the network draws any.
         """
         shown = self.trainer.examples
         if shown is None:
             raise ValueError("nothing was validated yet")
         smears = (shown.rgb.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).cpu().numpy()
-        true = shown.mask[:, 0].bool().cpu().numpy() if bool(shown.has_mask.any()) else None
-        return smears, true, shown.predicted[:, 0].cpu().numpy()
+        has_mask = shown.has_mask.cpu()
+        known = "true mask" if has_mask.all() else "true or stand-in mask" if has_mask.any() else "stand-in mask"
+        masks = {known: shown.mask[:, 0].bool().cpu().numpy()}
+        if self.trainer.judge.draws_masks:
+            masks["predicted mask"] = shown.predicted[:, 0].cpu().numpy()
+        return smears, masks
 
     def _learn(
         self,

@@ -123,8 +123,8 @@ class Examples:
 
     Attributes:
         rgb: (n, 3, H, W) in [0, 1].
-        mask: true masks (n, 1, H, W).
-        has_mask: (n,) bool.
+        mask: true masks (n, 1, H, W), or what stands in for them.
+        has_mask: (n,) bool, whose mask is a true one.
         predicted: (n, 1, H, W), probability.
     """
 

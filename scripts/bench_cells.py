@@ -41,6 +41,7 @@ from models.module2.morphometry import CellTable, measure_cells  # noqa: E402
 from models.module2.scale import estimate_diameter  # noqa: E402
 from util.device import choose_device  # noqa: E402
 from util.errors import UserError, run_door  # noqa: E402
+from util.mask_cells import split_mask  # noqa: E402
 from util.results import write_json  # noqa: E402
 
 PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
@@ -94,8 +95,6 @@ def ours(analyser: CellAnalyser) -> Cells:
 def reference(rgb: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.int32], CellTable]:
     """Instances by Otsu's threshold of the green channel, filled, opened, and a watershed of the distance."""
     from skimage.filters import gaussian, threshold_otsu
-    from skimage.morphology import h_maxima
-    from skimage.segmentation import watershed
 
     green = gaussian(rgb[..., 1].astype(float), 1.0, preserve_range=True)
     stained = ndimage.binary_opening(ndimage.binary_fill_holes(green < threshold_otsu(green)), iterations=2)
@@ -103,9 +102,7 @@ def reference(rgb: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.int32], CellTa
     diameter = estimate_diameter(rgb)
     least = 0.13 * np.pi / 4 * diameter**2 if np.isfinite(diameter) else 0
     stained &= (np.bincount(parts.ravel()) >= least)[parts]
-    depth = gaussian(ndimage.distance_transform_edt(np.pad(stained, 1))[1:-1, 1:-1], 1.0, preserve_range=True)
-    middles, _ = ndimage.label(h_maxima(depth, 0.75))
-    labels = watershed(-depth, middles * stained, mask=stained).astype(np.int32)
+    labels = split_mask(stained)
     return labels, measure_cells(labels, rgb)
 
 

@@ -45,6 +45,13 @@ def record(epoch):
     return {"epoch": epoch, "lr": 2e-4, "train": train, "val": val | {"confusion": {"global": [[41, 2], [3, 37]]}}}
 
 
+def discs():
+    """Masks (2, 30, 40) of two cells each."""
+    rows, columns = np.mgrid[:30, :40]
+    near = np.minimum((columns - 10) ** 2, (columns - 28) ** 2)
+    return np.repeat(((rows - 15) ** 2 + near < 40)[None], 2, axis=0)
+
+
 @pytest.fixture(scope="module")
 def log(tmp_path_factory):
     """The log of a small run without a server."""
@@ -54,8 +61,7 @@ def log(tmp_path_factory):
             view.plot_epoch(record(epoch))
             view.mark_gate({"epoch": epoch, "tier": 1, "decision": "open" if epoch == 2 else "stay", "reason": "<b>"})
         smear = np.full((2, 30, 40, 3), (200, 10, 20), np.uint8)
-        view.show_images(smear, np.ones((2, 30, 40), bool), np.full((2, 30, 40), 0.5))
-        view.show_cells(np.linspace(60, 90, 500))
+        view.show_images(smear, {"true mask": discs(), "predicted mask": np.where(discs(), 0.9, 0.1)})
     return path
 
 
@@ -126,7 +132,7 @@ def test_the_page_draws_a_replayed_log(server, page, log, tmp_path):
     assert sorted(title.removeprefix("SMALL &lt;i&gt;: ") for title in titles) == sorted(
         [
             *("loss", "accuracy", "learning rate", "validation AUROC and Dice"),
-            *("confusion matrix of validation, Global, epoch 3", "diameters of 500 cells, median 75.0 px, epoch 3"),
+            *("confusion matrix of validation, Global, epoch 3", "cell diameters in the masks shown, epoch 3"),
         ]
     )
     # 2 terms of the loss and its validation, 4 accuracies, 2 of AUROC and Dice, 1 learning rate; 3 points each.
@@ -177,8 +183,7 @@ def test_a_live_run_shows_every_pane(server, capfd):
         for epoch in (1, 2, 3):
             view.plot_epoch(record(epoch))
             view.mark_gate({"epoch": epoch, "tier": 1, "decision": "stay", "reason": "..."})
-        view.show_images(np.zeros((2, 30, 40, 3), np.uint8), None, np.zeros((2, 30, 40)))
-        view.show_cells(np.arange(60.0, 90.0))
+        view.show_images(np.zeros((2, 30, 40, 3), np.uint8), {"predicted mask": discs().astype(float)})
     assert capfd.readouterr().err == ""
     windows = json.loads(client(server).get_window_data(env="live"))
     titles = [windows[str(7 + i)]["title"].removeprefix("SEG: ") for i in range(8)]
@@ -187,7 +192,7 @@ def test_a_live_run_shows_every_pane(server, capfd):
         "masks",
         PANES[5],
         "confusion matrix of validation",
-        "diameters of 30 cells",
+        "cell diameters in the masks shown",
     ]
     traces = {trace["name"]: trace for trace in windows["8"]["content"]["data"]}
     assert traces["Tier-I training"]["x"] == [1, 2, 3]

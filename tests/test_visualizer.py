@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from util.errors import UserError
-from util.live_panes import MAX_SIDE, MAX_SMEARS, Panes, gate_table, histogram, image_grid
+from util.live_panes import MAX_SIDE, MAX_SMEARS, Panes, gate_table, histogram_edges, image_grid
 from util.live_tensorboard import require_tensorboard
 from util.live_worker import LatestWorker
 from util.visualizer import EXAMPLES_SHARE, GREETING, Visualizer
@@ -117,11 +117,11 @@ def train_a_little(visualizer, epochs=3, flush=0.0):
     start = time.perf_counter()
     smear = np.full((2, 12, 16, 3), 200, np.uint8)
     mask = np.zeros((2, 12, 16), np.uint8)
+    mask[:, 3:9, 2:8] = 1  # one cell in each
     for epoch in range(1, epochs + 1):
         visualizer.plot_epoch(epoch_record(epoch))
         visualizer.mark_gate(gate_record(epoch, "open" if epoch == 2 else "stay"))
-        visualizer.show_images(smear, mask, mask)
-        visualizer.show_cells(np.arange(60.0, 90.0))
+        visualizer.show_images(smear, {"true mask": mask, "predicted mask": mask})
         visualizer.flush(flush)
     visualizer.close()
     return time.perf_counter() - start
@@ -129,7 +129,7 @@ def train_a_little(visualizer, epochs=3, flush=0.0):
 
 def test_cells_that_are_no_numbers_end_the_view_and_not_the_training(tmp_path, capfd):
     visualizer = Visualizer(0, log_path=tmp_path / "log")
-    visualizer.show_cells(["a"])
+    visualizer.show_images(np.zeros((1, 8, 8, 3), np.uint8), {"true mask": [["a"]]})
     visualizer.close()
     assert "the live view failed" in one_warning(capfd)
 
@@ -222,7 +222,7 @@ def test_the_image_pane_is_a_picture_of_smear_and_masks():
     predicted = np.full((2, 6, 8), 0.5, np.float32)
     with FakeVisdom() as server:
         visualizer = view(server.server_address[1])
-        visualizer.show_images(smear, true_mask, predicted)
+        visualizer.show_images(smear, {"true mask": true_mask, "predicted mask": predicted})
         visualizer.close()
     source = server.windows()[WINDOW_MASKS]["data"][0]["content"]["src"]
     picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))))
@@ -234,9 +234,9 @@ def test_the_image_pane_is_a_picture_of_smear_and_masks():
     assert picture[0, 24].tolist() == [128, 128, 128]
 
 
-def test_the_grid_stays_small_and_does_without_a_true_mask():
+def test_the_grid_stays_small_and_takes_one_mask():
     smear = np.zeros((9, 600, 300, 3), np.uint8)
-    grid = image_grid(smear, None, np.ones((9, 600, 300), np.int64))
+    grid = image_grid(smear, [np.ones((9, 600, 300), np.int64)])
     assert grid.shape == (MAX_SMEARS * (200 + 4), 2 * (100 + 4), 3)
     assert max(200, 100) <= MAX_SIDE
     assert grid[0, 104].tolist() == [255, 255, 255]
@@ -344,7 +344,7 @@ def test_no_call_waits_for_a_server_that_falls_silent(capfd, tmp_path):
             start = time.perf_counter()
             visualizer.plot_epoch(epoch_record(epoch))
             visualizer.mark_gate(gate_record(epoch, "stay"))
-            visualizer.show_images(np.zeros((2, 64, 64, 3), np.uint8), None, np.zeros((2, 64, 64)))
+            visualizer.show_images(np.zeros((2, 64, 64, 3), np.uint8), {"predicted mask": np.zeros((2, 64, 64))})
             slowest = max(slowest, time.perf_counter() - start)
         assert slowest < 1.0, "a call of an epoch may not wait for the server"
         start = time.perf_counter()
@@ -428,7 +428,7 @@ def test_records_and_pictures_of_the_wrong_kind_do_not_raise(capfd):
         visualizer.plot_epoch({"epoch": 1, "train": None, "val": 3, "lr": [1]})
         assert visualizer.flush(PATIENCE)
         assert capfd.readouterr().err == ""
-        visualizer.show_images(np.zeros((2, 2)), None, np.zeros(3))
+        visualizer.show_images(np.zeros((2, 2)), {"predicted mask": np.zeros(3)})
         visualizer.plot_epoch(epoch_record(2))
         visualizer.close()
     assert "the live view failed" in one_warning(capfd)
@@ -503,15 +503,29 @@ def test_no_confusion_matrix_no_pane(bad):
 
 
 def test_the_histogram_counts_every_cell_once():
-    values = np.concatenate([np.random.default_rng(0).normal(80, 6, 3000), [400.0, np.nan, np.inf]])
-    bars = drawn(Panes(7, "main", "R").cell_pane(values))[WINDOW_CELLS]["data"][0]
-    assert sum(bars["y"]) == 3001
+    values = np.append(np.random.default_rng(0).normal(80, 6, 3000), 400.0)
+    pane = drawn(Panes(7, "main", "R").cell_pane({"true mask": values, "predicted mask": values[:7]}))[WINDOW_CELLS]
+    bars, predicted = pane["data"]
+    assert (sum(bars["y"]), sum(predicted["y"])) == (3001, 7)
+    assert bars["x"] == predicted["x"], "the same bins"
+    assert (bars["name"], pane["layout"]["barmode"]) == (
+        f"true mask: 3,001 cells, median {np.median(values):.1f} px",
+        "overlay",
+    )
     assert 10 < len(bars["x"]) <= 60
     for count, centre, width in zip(bars["y"], bars["x"], bars["width"], strict=True):
         inside = (values >= centre - width / 2 - 1e-9) & (values < centre + width / 2 - 1e-9)
         assert abs(int(inside.sum()) - count) <= 1  # the last edge belongs to the last bin
-    assert Panes(7, "main", "R").cell_pane(np.array([np.nan])) == {}
-    assert histogram(np.ones(5))[0].sum() == 5
+    assert Panes(7, "main", "R").cell_pane({"true mask": np.empty(0)}) == {}
+    assert np.histogram(np.ones(5), bins=histogram_edges(np.ones(5)))[0].sum() == 5
+
+
+def test_a_mask_without_cells_is_named_beside_one_that_has_some():
+    pane = drawn(Panes(7, "main", "R").cell_pane({"true mask": np.full(4, 9.0), "predicted mask": np.empty(0)}))
+    assert [bars["name"] for bars in pane[WINDOW_CELLS]["data"]] == [
+        "true mask: 4 cells, median 9.0 px",
+        "predicted mask: no cell",
+    ]
 
 
 def test_names_are_shown_as_text():
@@ -525,7 +539,7 @@ def test_pictures_that_take_long_are_made_less_often(tmp_path):
     def produce():
         made.append(time.monotonic())
         time.sleep(0.05)
-        return np.zeros((1, 8, 8, 3), np.uint8), None, np.zeros((1, 8, 8))
+        return np.zeros((1, 8, 8, 3), np.uint8), {"predicted mask": np.zeros((1, 8, 8))}
 
     with Visualizer(0, log_path=tmp_path / "log") as visualizer:
         for epoch in range(1, 6):
@@ -592,7 +606,7 @@ def test_tensorboard_gets_scalars_pictures_gates_and_cells(tmp_path, capfd):
     ]
     assert [e.value for e in shown.Scalars("accuracy validation/tier1")] == pytest.approx([0.55] * 3)
     assert [e.step for e in shown.Images("smear, true mask, predicted mask")] == [1, 2, 3]
-    assert shown.Histograms("cell diameters, pixels")[0].histogram_value.num == 30
+    assert shown.Histograms("cell diameters, pixels/predicted mask")[0].histogram_value.num == 2
     texts = shown.Tensors("gate/text_summary")
     assert b"**Tier 1: open**" in texts[1].tensor_proto.string_val[0]
 

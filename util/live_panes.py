@@ -38,6 +38,7 @@ _COLOURS = {"tier1": "#e69f00", "tier2": "#56b4e9", "tier3": "#009e73", "global"
 _LOSS_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
 _LOSS_NAMES = {"cls": "class", "G_GAN": "GAN", "D": "discriminator"}
 _BLUES = [[0.0, "#f4f8fc"], [1.0, "#08519c"]]
+_CELL_COLOURS = ("#0072b2", "#e69f00")
 _GRID = "#e3e3e3"
 _TITLE = {"x": 0.02, "xanchor": "left", "font": {"size": 14}}  # to the left, where plotly's buttons do not cover it
 _MARKED = ("open", "forced", "stop")  # gate decisions that change something; "stay" does not
@@ -121,27 +122,35 @@ class Panes:
         size = {"width": width, "height": round(width * grid.shape[0] / grid.shape[1])}
         return dict([self._message("masks", [content], {}, size, f"masks{_of_epoch(epoch)} ({columns})")])
 
-    def cell_pane(self, diameters: np.ndarray, epoch: Any = None) -> dict[str, Message]:
-        """The histogram of cell diameters, in pixels; what is not finite is left out."""
-        diameters = np.asarray(diameters, dtype=np.float64).ravel()
-        diameters = diameters[np.isfinite(diameters)]
-        if not len(diameters):
+    def cell_pane(self, diameters: Mapping[str, np.ndarray], epoch: Any = None) -> dict[str, Message]:
+        """The histograms of cell diameters, over each other, in the same bins.
+
+        Args:
+            diameters: (N,) finite, pixels, by the name of the mask that the cells lie in; a mask without cells is named
+                in the legend only.
+            epoch: when it was so; None where that is not known.
+        """
+        together = np.concatenate([np.empty(0), *diameters.values()])
+        if not len(together):
             return {}
-        counts, edges = histogram(diameters)
-        middle = float(np.median(diameters))
-        bars = {
-            "type": "bar",
-            "name": "cells",
-            "x": ((edges[:-1] + edges[1:]) / 2).tolist(),
-            "y": counts.tolist(),
-            "width": np.diff(edges).tolist(),
-            "marker": {"color": "#56b4e9", "line": {"color": "white", "width": 1}},
-            "hovertemplate": "%{x:.1f} px: %{y} cells<extra></extra>",
-        }
-        mark = {"shapes": _upright(middle, "", "#d55e00")["shapes"]}
-        layout = _layout("diameter, pixels", "cells", {"rangemode": "tozero"}) | mark | {"showlegend": False}
-        title = f"diameters of {len(diameters):,} cells, median {middle:.1f} px{_of_epoch(epoch)}"
-        return dict([self._message("cell diameters", [bars], layout, PLOT_SIZE, title)])
+        edges = histogram_edges(together)
+        bars = [
+            {
+                "type": "bar",
+                "name": f"{name}: {_cells(values)}",
+                "x": ((edges[:-1] + edges[1:]) / 2).tolist(),
+                "y": np.histogram(values, bins=edges)[0].tolist(),
+                "width": np.diff(edges).tolist(),
+                "opacity": 0.6,
+                "marker": {"color": colour},
+                "hovertemplate": "%{x:.1f} px: %{y} cells<extra></extra>",
+            }
+            for (name, values), colour in zip(diameters.items(), _CELL_COLOURS, strict=False)
+        ]
+        layout = _layout("diameter, pixels of the input", "cells", {"rangemode": "tozero"})
+        layout |= {"barmode": "overlay", "showlegend": True}
+        title = f"cell diameters in the masks shown{_of_epoch(epoch)}"
+        return dict([self._message("cell diameters", bars, layout, PLOT_SIZE, title)])
 
     def probe(self) -> Message:
         """A question that every visdom server answers and that changes nothing."""
@@ -275,15 +284,21 @@ def gate_marks(decisions: Iterable[Mapping[str, Any]]) -> dict[float, str]:
     return marks
 
 
-def histogram(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Counts (n,) and edges (n + 1,) by the rule of Freedman and Diaconis, ``_MOST_BINS`` at most.
+def histogram_edges(values: np.ndarray) -> np.ndarray:
+    """Edges (n + 1,) of bins by the rule of Freedman and Diaconis, ``_MOST_BINS`` at most.
 
     Args:
         values: (N,) finite, N > 0.
     """
     edges = np.histogram_bin_edges(np.clip(values, *np.percentile(values, (0.5, 99.5))), bins="fd")
     bins = min(max(len(edges) - 1, 1), _MOST_BINS)
-    return np.histogram(values, bins=bins)
+    return np.histogram_bin_edges(values, bins=bins)
+
+
+def _cells(diameters: np.ndarray) -> str:
+    if not len(diameters):
+        return "no cell"
+    return f"{len(diameters):,} cells, median {np.median(diameters):.1f} px"
 
 
 def _loss_traces(epochs: Sequence[Mapping[str, Any]]) -> list[Trace]:
@@ -376,21 +391,20 @@ def gate_table(decisions: Iterable[Mapping[str, Any]]) -> str:
 # pictures
 
 
-def image_grid(smear: np.ndarray, true_mask: np.ndarray | None, predicted: np.ndarray) -> np.ndarray:
+def image_grid(smear: np.ndarray, masks: Sequence[np.ndarray]) -> np.ndarray:
     """Put smears and their masks side by side, a row for each smear.
 
     Args:
         smear: (B, H, W, 3) uint8.
-        true_mask: (B, H, W), or None.
-        predicted: (B, H, W); floats are probabilities in 0..1, of other types everything but 0 is cell.
+        masks: (B, H, W) each; floats are probabilities in 0..1, of other types everything but 0 is cell.
 
     Returns:
         (rows, columns, 3) uint8 with white gaps; at most ``MAX_SMEARS`` rows of pictures of ``MAX_SIDE`` pixels.
     """
     step = max(1, math.ceil(max(np.shape(smear)[1:3]) / MAX_SIDE))
     thinned = (slice(MAX_SMEARS), slice(None, None, step), slice(None, None, step))
-    masks = [_grey(np.asarray(mask)[thinned]) for mask in (true_mask, predicted) if mask is not None]
-    columns = [np.asarray(smear)[thinned], *(np.repeat(mask[..., None], 3, axis=-1) for mask in masks)]
+    greys = [_grey(np.asarray(mask)[thinned]) for mask in masks]
+    columns = [np.asarray(smear)[thinned], *(np.repeat(grey[..., None], 3, axis=-1) for grey in greys)]
     around = ((0, 0), (0, _GAP), (0, _GAP), (0, 0))
     padded = [np.pad(column, around, constant_values=255) for column in columns]
     rows = np.concatenate(padded, axis=2)

@@ -74,9 +74,11 @@ class TensorBoardSink:
         """Write the picture of smears and masks, (H, W, 3) uint8."""
         self._writer.add_image(columns, grid, epoch, dataformats="HWC")
 
-    def show_cells(self, diameters: np.ndarray, epoch: int) -> None:
-        """Write the histogram of cell diameters, (N,) finite, in pixels."""
-        self._writer.add_histogram("cell diameters, pixels", diameters, epoch)
+    def show_cells(self, diameters: Mapping[str, np.ndarray], epoch: int) -> None:
+        """Write the histograms of cell diameters, (N,) pixels each, by the masks' names; of no cells there is none."""
+        for name, values in diameters.items():
+            if len(values):
+                self._writer.add_histogram(f"cell diameters, pixels/{name}", values, epoch)
 
     def close(self) -> None:
         """Write what is left."""
