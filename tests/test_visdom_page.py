@@ -132,7 +132,7 @@ def test_the_page_draws_a_replayed_log(server, page, log, tmp_path):
     assert sorted(title.removeprefix("SMALL &lt;i&gt;: ") for title in titles) == sorted(
         [
             *("loss", "accuracy", "learning rate", "validation AUROC and Dice"),
-            *("confusion matrix of validation, Global, epoch 3", "cell diameters in the masks shown, epoch 3"),
+            *("confusion matrix of validation, Global, epoch 3", "cell diameters, epoch 3"),
         ]
     )
     # 2 terms of the loss and its validation, 4 accuracies, 2 of AUROC and Dice, 1 learning rate; 3 points each.
@@ -192,7 +192,7 @@ def test_a_live_run_shows_every_pane(server, capfd):
         "masks",
         PANES[5],
         "confusion matrix of validation",
-        "cell diameters in the masks shown",
+        "cell diameters",
     ]
     traces = {trace["name"]: trace for trace in windows["8"]["content"]["data"]}
     assert traces["Tier-I training"]["x"] == [1, 2, 3]

@@ -149,7 +149,7 @@ class Panes:
         ]
         layout = _layout("diameter, pixels of the input", "cells", {"rangemode": "tozero"})
         layout |= {"barmode": "overlay", "showlegend": True}
-        title = f"cell diameters in the masks shown{_of_epoch(epoch)}"
+        title = f"cell diameters{_of_epoch(epoch)}"
         return dict([self._message("cell diameters", bars, layout, PLOT_SIZE, title)])
 
     def probe(self) -> Message:
