@@ -554,6 +554,25 @@ def test_pictures_that_take_long_are_made_less_often(tmp_path):
     assert "masks, epoch 5" in dict(read_log(tmp_path / "log"))["5"]["layout"]["title"]["text"]
 
 
+def test_masks_that_take_long_to_split_are_shown_less_often(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr("util.visualizer.mask_diameters", lambda masks: time.sleep(0.1) or np.full(3, 9.0))
+
+    def produce():
+        made.append(1)
+        return np.zeros((1, 8, 8, 3), np.uint8), {"predicted mask": np.zeros((1, 8, 8))}
+
+    with Visualizer(0, log_path=tmp_path / "log") as visualizer:
+        visualizer.show_examples(produce)
+        assert visualizer.flush(PATIENCE)
+        visualizer._begun -= 0.1 / EXAMPLES_SHARE  # enough for the pictures, not for their cells
+        visualizer.show_examples(produce)
+        assert len(made) == 1
+        visualizer._begun -= 1.0 / EXAMPLES_SHARE
+        visualizer.show_examples(produce)
+        assert len(made) == 2
+
+
 def test_pictures_that_cannot_be_made_end_the_view_only(tmp_path, capfd):
     with Visualizer(0, log_path=tmp_path / "log") as visualizer:
         visualizer.show_examples(lambda: 1 / 0)

@@ -19,7 +19,7 @@ import numpy as np
 
 from util.errors import UserError
 from util.files import atomic_write
-from util.live_panes import Message, Panes, image_grid, number
+from util.live_panes import MAX_SMEARS, Message, Panes, image_grid, number
 from util.live_worker import LatestWorker
 from util.mask_cells import mask_diameters
 
@@ -76,6 +76,7 @@ class Visualizer:
         self._resumed_after = 0
         self._kept: dict[str, Message] = {}  # window -> what it shows last; the scribe's alone
         self._begun, self._spent_on_examples, self._last_cost = time.monotonic(), 0.0, 0.0
+        self._cells_spent, self._cells_cost = 0.0, 0.0  # the same of splitting masks, which the threads do
         self._scribe: LatestWorker[Drawing] | None = None
         self._sender: LatestWorker[Message] | None = None
         self._events: _Events | None = None if tensorboard is None else _Events(tensorboard)
@@ -138,7 +139,8 @@ class Visualizer:
             produce: makes the arguments of ``show_images``; called at the first time, and then when time allows.
         """
         allowed = EXAMPLES_SHARE * (time.monotonic() - self._begun)
-        if not self._shows() or (self._last_cost and self._spent_on_examples + self._last_cost > allowed):
+        spent, next_cost = self._spent_on_examples + self._cells_spent, self._last_cost + self._cells_cost
+        if not self._shows() or (self._last_cost and spent + next_cost > allowed):
             return
         before = time.monotonic()
         try:
@@ -162,18 +164,18 @@ class Visualizer:
         columns = ", ".join(["smear", *masks])
         try:
             grid = image_grid(smear, list(masks.values()))  # here, because both copy what the caller may change
-            cells = {name: _is_cell(mask) for name, mask in masks.items()}
+            cells = {name: _is_cell(mask[:MAX_SMEARS]) for name, mask in masks.items()}
         except Exception as error:  # noqa: BLE001 - the live view must not end a training run
             self._give_up(error)
             return
         epoch = self._epoch()
         self._show(
             masks=lambda: self._panes.picture_pane(grid, columns, epoch),
-            cells=lambda: self._panes.cell_pane(_diameters(cells), epoch),
+            cells=lambda: self._panes.cell_pane(self._diameters(cells), epoch),
         )
         if self._events is not None:
             self._events.offer(lambda sink: sink.show_grid(grid, columns, epoch or 0))
-            self._events.offer(lambda sink: sink.show_cells(_diameters(cells), epoch or 0))
+            self._events.offer(lambda sink: sink.show_cells(self._diameters(cells), epoch or 0))
 
     def flush(self, seconds: float) -> bool:
         """Wait until all is drawn, written and posted; False where something is left after so many seconds."""
@@ -234,6 +236,14 @@ class Visualizer:
             )
             if reply.status_code != 200:
                 raise ConnectionError(f"HTTP status {reply.status_code}")
+
+    def _diameters(self, cells: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Diameters of each mask's cells, pixels. Runs in the threads: it takes tenths of a second of a core."""
+        before = time.monotonic()
+        found = {name: mask_diameters(mask) for name, mask in cells.items()}
+        self._cells_cost = time.monotonic() - before
+        self._cells_spent += self._cells_cost
+        return found
 
     # the training's side
 
@@ -358,11 +368,6 @@ def _is_cell(mask: np.ndarray) -> np.ndarray:
     """(B, H, W) bool of masks of any kind."""
     mask = np.asarray(mask)
     return np.array(mask > 0.5 if mask.dtype.kind == "f" else mask != 0)
-
-
-def _diameters(cells: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Diameters of each mask's cells, pixels. For the threads: splitting four masks takes a tenth of a second."""
-    return {name: mask_diameters(mask) for name, mask in cells.items()}
 
 
 def _reason(error: Exception, timeout: float) -> str:
