@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import http.server
 import io
+import os
 import socket
 import sys
 import tempfile
@@ -28,6 +29,7 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # else its own threads would count as the view's
 import numpy as np  # noqa: E402 - the path must be set first
 
 from util.visualizer import Visualizer  # noqa: E402
