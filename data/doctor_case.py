@@ -153,7 +153,7 @@ class Case:
         known = np.array([values[index] for index in indices])
         ranks = np.unique(known, return_inverse=True)[1]
         metrics = classification_metrics(
-            labels, ranks / max(1, ranks.max()), [self.groups[index] for index in indices], resamples=300
+            labels, ranks / max(1, int(ranks.max())), [self.groups[index] for index in indices], resamples=300
         )
         interval = metrics["ci95"]["auroc"]
         return Score(metrics["auroc"], tuple(interval) if interval else None)

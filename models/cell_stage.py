@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -138,7 +138,7 @@ class CellStage:
             instances=cells.instances,
             cells=cells.cell_rows(name),
             left_out=cells.left_out_rows(name),
-            summary=asdict(cells.summary),
+            summary=cells.summary_fields(),
             cell_diameter_px=cells.cell_diameter_px,
             warnings=warnings,
             severity_true=severity_true,

@@ -38,7 +38,7 @@ def note_of(
     return note | {
         "cells": [[row[column] for column in CELL_COLUMNS[1:]] for row in cells.cell_rows(name)],
         "left_out": [[row[column] for column in LEFT_OUT_COLUMNS[1:]] for row in cells.left_out_rows(name)],
-        "summary": asdict(cells.summary),
+        "summary": cells.summary_fields(),
         "diameter": cells.cell_diameter_px,
         "cell_warnings": list(found.warnings),
     }

@@ -389,7 +389,7 @@ class PredictRun:
             graded = Counter(row.get("severity_pred") for row in rows if row["label_pred"] == ANEMIC)
             counts["severity_of_anemic"] = {grade: graded[grade] for grade in ("Mild", "Chronic")}
             cells = self.stage.gallery.rows()
-            counts |= {"cells": sum(row.cells for row in cells), "overlapped": sum(row.overlapped for row in cells)}
+            counts |= {name: sum(getattr(row, name) or 0 for row in cells) for name in ("cells", "overlapped")}
         return counts
 
     def summary(self, smears: SmearSource) -> str:

@@ -386,9 +386,23 @@ def test_cells_too_small_to_be_told_apart_are_not_looked_for(
         and cells.cell_diameter_px == pytest.approx(5, abs=1.5)
     )
     assert len(cells.warnings) == 1 and "too small to be told apart" in cells.warnings[0]
+    said = cells.summary_fields()
+    assert [said[key] for key in ("cells", "judged", "border", "overlapped", "severity")] == [None] * 5
     looks = len(whole)
     assert CellAnalyser(shipped, CPU, cell_diameter=5.0)(rgb).summary.cells > 100, "who asks for them gets them"
     assert looks <= 3
+
+
+def test_no_grade_where_most_of_what_is_stained_lies_in_no_cell(
+    analyser: CellAnalyser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rgb = picture(discs((200, 260), lattice((200, 260), 24)))
+    sure = analyser(rgb)
+    assert sure.summary.severity is not None and sure.summary_fields()["cells"] == sure.summary.cells
+    monkeypatch.setattr("models.module2.analysis.explained", lambda cells, rgb: 0.49)
+    unsure = analyser(rgb)
+    assert unsure.summary.severity is None and np.isnan(unsure.summary.severity_score)
+    assert unsure.summary.cells and any("only 49% of what is stained" in text for text in unsure.warnings)
 
 
 # --- weights --------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from models.module2.smear_cells import BORDER, PLATELET, LeftOut, SmearCells
 from tests.test_report import HOSTILE, Page, image_row, report
 from util import cell_figures
 from util.cell_page import DIAMETER_RELATIVE, DIAMETER_UM, EN_DASH, PICTURE_SIZE, WORST_CELLS, SmearShown
-from util.cell_report import MOST_ROWS, CellGallery
+from util.cell_report import FIRST_ROWS, MOST_ROWS, CellGallery
 from util.figures import UNPRINTABLE
 from util.report import link_to, write_report
 from util.results import output_stems
@@ -438,6 +438,23 @@ def test_only_the_first_rows_are_listed(tmp_path):
     assert len(rows) == MOST_ROWS
     assert rows[0].startswith(f"empty.png{(MOST_ROWS + 2) / 1000:.3f}")
     assert "The other 3 images are in predictions.csv." in page.text
+    asked_for = page.elements[page.elements.index(next(e for e in page.all("details") if "The next" in e[2])) :]
+    assert sum(e[0] == "tr" and e[2].startswith("empty") for e in asked_for) == MOST_ROWS - FIRST_ROWS
+
+
+def test_cells_that_were_not_looked_for_are_no_zero(tmp_path):
+    gallery, one = CellGallery(tmp_path), empty()
+    nothing = {key: None if isinstance(value, int) else value for key, value in one["summary"].items()}
+    gallery.add(index=0, **{**one, "name": "tiny.png", "stem": "tiny", "summary": nothing})
+    gallery.add(index=1, **one)
+    assert [gallery.image_fields(index)["cell_count"] for index in (0, 1)] == [None, 0]
+    page = main_page(tmp_path, gallery, 2)
+    assert "In 1 of 2 images the red cells are too small to be told apart." in page.text
+    assert "red cells too small to be counted" in page.text and "0 red cells, 0 overlapped" in page.text
+    rows = [e[2] for e in page.all("tr") if e[2].startswith(("tiny", "empty"))]
+    dash = "\N{EN DASH}"
+    assert rows == [f"empty.png{dash * 2}00{dash * 3}1", f"tiny.png{dash * 7}1"], "the counted first"
+    assert values_of(Page(tmp_path / "cells/tiny.html"))["Red cells"].startswith(dash)
 
 
 def test_what_cannot_be_right_is_refused(tmp_path):

@@ -392,6 +392,22 @@ def test_sections_stand_in_order_and_in_the_navigation(tmp_path):
     assert len(page.all("h1")) == 1
 
 
+def test_grades_stand_in_a_table_and_warnings_of_images_do_not(tmp_path):
+    given = report()
+    warnings = {f"{i}.png": ["cells are too small"] for i in range(40)}
+    given.metrics["severity"] = {
+        "cells": 7,
+        "image_warnings": warnings,
+        "rule": scores(12, 9, 0.75),
+        "agreement": 0.625,
+    }
+    page = page_of(tmp_path, given)
+    row = next(e[2] for e in page.all("tr") if e[2].startswith("Rule"))
+    assert row == "Rule129" + "0.7500.800\N{EN DASH}0.925" * 5
+    said = page.section("severity")
+    assert "alike" in said and "62.5%" in said and "cells7" in said and "too small" not in said
+
+
 def test_confusion_grid_counts_and_percentages():
     drawn = figures.confusion_grid(
         {"test": {"tier2": {**scores(), "confusion_matrix": [[3, 1], [0, 0]]}}, "val": {"global": None}}
@@ -405,6 +421,23 @@ def test_confusion_grid_counts_and_percentages():
     assert [w for w in words if w in {*figures.HEADS.values(), *figures.SPLITS.values()}] == [
         "Tier-I", "Tier-II", "Tier-III", "Global", "Training", "Validation", "Test",
     ]  # fmt: skip
+
+
+def test_pictures_that_no_image_has_take_no_room(tmp_path):
+    def shown(true_mask):
+        page = page_of(tmp_path, report(images=[image_row("a.png"), image_row("b.png", 1, true_mask=true_mask)]))
+        content = json.loads(page.all("script", id="image-rows")[0][2])
+        return list(content["pictures"]), "true only (missed)" in page.text, "true mask" in page.text
+
+    assert shown(None) == (["smear", "predicted_mask", "overlay"], False, False)
+    assert shown("masks/true/b.png") == (["smear", "true_mask", "predicted_mask", "overlay"], True, True)
+
+
+def test_no_two_loss_terms_look_alike():
+    names = [f"loss_{i}" for i in range(20)]
+    drawn = figures.training_curves([{"epoch": e, **dict.fromkeys(names, e)} for e in (1, 2)])
+    styles = re.findall(r'<path class="line ([^"]*)"', drawn) or re.findall(r'class="(line [^"]*)"', drawn)
+    assert len(set(styles)) == len(names)
 
 
 def test_curves_and_timeline_are_xml_and_show_openings():

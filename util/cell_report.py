@@ -43,6 +43,7 @@ from util.figures import is_number
 from util.report import Tags, link_to, outside, printable
 
 MOST_ROWS = 200
+FIRST_ROWS = 12
 GRADES = ("Mild", "Chronic")
 NOT_GRADED = "not graded"
 
@@ -55,9 +56,9 @@ class GalleryRow:
         index: its place among the images.
         name: its name in the data.
         page: path of its page relative to the results folder, or None.
-        cells: red cells of its instance map.
-        judged: those that are measured and graded.
-        overlapped: those that touch another.
+        cells: red cells of its instance map, or None where they are too small to be looked for.
+        judged: those that are measured and graded; 0 or None as of ``cells``.
+        overlapped: those that touch another; likewise.
         overlapped_share: the same as a part of all, or None.
         diameter_px: median diameter, or None.
         um_per_px: size of its pixels, or None.
@@ -72,9 +73,9 @@ class GalleryRow:
     index: int
     name: str
     page: str | None
-    cells: int
-    judged: int
-    overlapped: int
+    cells: int | None
+    judged: int | None
+    overlapped: int | None
     overlapped_share: float | None
     diameter_px: float | None
     um_per_px: float | None
@@ -139,7 +140,7 @@ class CellGallery:
             instances: (H, W) int32, 0 = background, else a cell's number.
             cells: rows of cells.csv.
             left_out: rows of left_out.csv.
-            summary: ``SmearSummary`` as a dict.
+            summary: ``SmearCells.summary_fields``.
             cell_diameter_px: usual diameter of the image's red cells, pixels; NaN where none could be told.
             warnings: what the reader must know of this image.
             severity_true: its true grade, or None.
@@ -199,7 +200,7 @@ class CellGallery:
         totals = self._totals
         totals.kinds += counted_kinds(shown.cells)
         totals.reasons += Counter(str(row.get("reason") or EN_DASH) for row in shown.left_out)
-        totals.border += _whole(shown.summary.get("border"))
+        totals.border += _counted(shown.summary.get("border")) or 0
         totals.count(*diameters(shown.cells, shown.summary))
         totals.count(ROUNDNESS, known(shown.cells, "roundness"))
         totals.count(PALLOR, known(shown.cells, "central_pallor"))
@@ -235,6 +236,7 @@ class CellGallery:
             return [tags.p("Module-II ran, but no image was given to it.", cls="lead")]
         return [
             tags.p(RULE_NOTE, cls="notice"),
+            *_not_looked_for(rows),
             _cards(rows, self._totals),
             *_distributions(self._totals),
             tags.div(_kinds(self._totals), *_agreement(rows), cls="two"),
@@ -248,9 +250,9 @@ def _row(index: int, shown: SmearShown, page: str | None) -> GalleryRow:
         index=index,
         name=shown.name,
         page=page,
-        cells=_whole(said.get("cells")),
-        judged=_whole(said.get("judged")),
-        overlapped=_whole(said.get("overlapped")),
+        cells=_counted(said.get("cells")),
+        judged=_counted(said.get("judged")),
+        overlapped=_counted(said.get("overlapped")),
         overlapped_share=_finite(said.get("overlapped_share")),
         diameter_px=_finite(percentile(said, 2)),
         um_per_px=_finite(said.get("um_per_px")),
@@ -263,8 +265,8 @@ def _row(index: int, shown: SmearShown, page: str | None) -> GalleryRow:
     )
 
 
-def _whole(value: Any) -> int:
-    return int(value) if is_number(value) else 0
+def _counted(value: Any) -> int | None:
+    return int(value) if is_number(value) else None
 
 
 def _finite(value: Any) -> float | None:
@@ -274,10 +276,26 @@ def _finite(value: Any) -> float | None:
 # --- the section ----------------------------------------------------------------------------------------------------
 
 
+def _not_looked_for(rows: Sequence[GalleryRow]) -> Tags:
+    """What a reader must know of the counts where some images have none."""
+    from dominate import tags
+
+    count = sum(row.cells is None for row in rows)
+    if not count:
+        return []
+    words = (
+        f"In {count:,} of {len(rows):,} images the red cells are too small to be told apart. They are not counted, not "
+        "measured and not graded; all figures of this section are of the others."
+    )
+    return [tags.p(words, cls="notice strong")]
+
+
 def _cards(rows: Sequence[GalleryRow], totals: _Totals) -> Any:
     from dominate import tags
 
-    cells, overlapped = sum(row.cells for row in rows), sum(row.overlapped for row in rows)
+    cells, judged, overlapped = (
+        sum(getattr(row, name) or 0 for row in rows) for name in ("cells", "judged", "overlapped")
+    )
     grades = Counter(row.grade or NOT_GRADED for row in rows)
     under = [f"{grades[NOT_GRADED]:,} {NOT_GRADED}"] if grades[NOT_GRADED] else []
     paged = sum(row.page is not None for row in rows)
@@ -285,9 +303,7 @@ def _cards(rows: Sequence[GalleryRow], totals: _Totals) -> Any:
     return tags.div(
         card("Images", f"{len(rows):,}", f"{paged:,} with a page of their cells"),
         card("Graded Chronic", f"{grades['Chronic']:,}", f"{grades['Mild']:,} Mild", *under),
-        card(
-            "Red cells", f"{cells:,}", f"{sum(row.judged for row in rows):,} judged", f"{totals.border:,} at a border"
-        ),
+        card("Red cells", f"{cells:,}", f"{judged:,} judged", f"{totals.border:,} at a border"),
         card("Overlapped", percent(overlapped / cells if cells else None), f"{overlapped:,} cells"),
         card("Left out", f"{sum(totals.reasons.values()):,}", left or "nothing"),
         cls="cards",
@@ -344,24 +360,25 @@ def _agreement(rows: Sequence[GalleryRow]) -> Tags:
 
 
 def _table(rows: Sequence[GalleryRow]) -> Tags:
-    """The images from the most severe down."""
+    """The images from the most severe down: the first at once, the others when asked for."""
     from dominate import tags
 
-    ranked = sorted(rows, key=lambda row: (-(row.score if row.score is not None else -1.0), row.index))
+    ranked = sorted(rows, key=lambda row: (-1.0 if row.score is None else row.score, row.cells is not None, -row.index))
+    ranked.reverse()
     shown = ranked[:MOST_ROWS]
     head = ["Image", "Severity score", "Grade", "True grade", "Cells", "Judged", "Overlapped", "Median diameter",
             "Anisocytosis", "Left out"]  # fmt: skip
     columns = head if any(row.true_grade for row in shown) else [title for title in head if title != "True grade"]
-    lines = [_line(row, columns) for row in shown]
     rest = len(rows) - len(shown)
     lead = "Most severe first; a name that is a link leads to the page of that image's cells."
     if rest:
         lead += f" The other {rest:,} images are in predictions.csv."
-    return [
-        tags.h3("Images by severity"),
-        tags.p(lead, cls="lead"),
-        table(columns, lines, "Images by severity", "smears"),
-    ]
+    title = "Images by severity"
+    parts = [table(columns, [_line(row, columns) for row in shown[:FIRST_ROWS]], title, "smears")]
+    if more := shown[FIRST_ROWS:]:
+        further = table(columns, [_line(row, columns) for row in more], f"{title}, further down", "smears")
+        parts.append(tags.details(tags.summary(f"The next {len(more):,}"), further))
+    return [tags.h3(title), tags.p(lead, cls="lead"), *parts]
 
 
 def _line(row: GalleryRow, columns: Sequence[str]) -> Any:
@@ -375,8 +392,8 @@ def _line(row: GalleryRow, columns: Sequence[str]) -> Any:
         "Severity score": tags.td(figure_of(row.score, 3)),
         "Grade": tags.td(printable(row.grade or EN_DASH), cls="grade"),
         "True grade": tags.td(printable(row.true_grade or EN_DASH)),
-        "Cells": tags.td(f"{row.cells:,}"),
-        "Judged": tags.td(f"{row.judged:,}"),
+        "Cells": tags.td(figure_of(row.cells, 0)),
+        "Judged": tags.td(figure_of(row.judged, 0)),
         "Overlapped": tags.td(percent(row.overlapped_share)),
         "Median diameter": tags.td(*size),
         "Anisocytosis": tags.td(figure_of(row.diameter_cv, 1, "%")),

@@ -319,14 +319,10 @@ def _keys(rows: Sequence[Mapping[str, float]]) -> list[str]:
 
 def _loss_series(rows: Sequence[Mapping[str, float]]) -> list[Series]:
     names = [key for key in _keys(rows) if "loss" in key.lower()]
-    dashes = ("", " dash", " dot")
+    colours = ("s0", "s1", "s2", "s3", "s7")  # the other three are hard to tell from one of these
+    dashes = ("", " dash", " dot", " dash2")
     return [
-        Series(
-            _loss_name(key),
-            _points(rows, key),
-            f"s{i % 8}{dashes[i // 8 % 3]}",
-        )
-        for i, key in enumerate(names)
+        Series(_loss_name(key), _points(rows, key), colours[i % 5] + dashes[i // 5 % 4]) for i, key in enumerate(names)
     ]
 
 

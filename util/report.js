@@ -3,7 +3,8 @@
 (() => {
   const data = JSON.parse(document.getElementById("image-rows").textContent);
   const PER_PAGE = data.per_page;
-  const [NAME, SPLIT, GROUP, TRUTH, CALLED, PROBABILITY, DICE, SMEAR, TRUE_MASK, PREDICTED, OVERLAY, CELLS, CELLS_PAGE] = data.columns.keys();
+  const [NAME, SPLIT, GROUP, TRUTH, CALLED, PROBABILITY, DICE, , , , , CELLS, CELLS_PAGE] = data.columns.keys();
+  const PICTURES = Object.entries(data.pictures).map(([name, caption]) => [data.columns.indexOf(name), caption]);
   const list = document.getElementById("image-list");
   const search = document.getElementById("image-search");
   const split = document.getElementById("image-split");
@@ -100,8 +101,7 @@
     if (row[CELLS] !== null) {
       about.append(element("p", {}, row[CELLS_PAGE] === null ? row[CELLS] : element("a", { href: row[CELLS_PAGE] }, row[CELLS])));
     }
-    const pictures = element("div", { class: "pictures" }, picture(row, SMEAR, "smear"), picture(row, TRUE_MASK, "true mask"),
-      picture(row, PREDICTED, "predicted mask"), picture(row, OVERLAY, "overlay"));
+    const pictures = element("div", { class: "pictures" }, ...PICTURES.map(([column, caption]) => picture(row, column, caption)));
     const tiers = element("ul", { class: "tiers" }, ...data.heads.map((title, index) => tier(row, title, index)));
     return element("article", { class: `image panel ${kind}` }, about, pictures, tiers);
   }

@@ -24,6 +24,15 @@ ORDERS = {
     "dice": "Worst mask first",
     "name": "By name",
 }
+# The overlay's signs: the mark of each, its words, and whether it takes a true mask to be drawn.
+_LINE = '<line x1="1" x2="29" y1="7" y2="7" stroke="{}" stroke-width="2.5"/>'
+_FILL = '<rect x="1" y="1" width="28" height="12" rx="2" fill="{}" fill-opacity=".6"/>'
+SIGNS = (
+    (_LINE, PREDICTED_COLOUR, "predicted outline", False),
+    (_LINE, TRUE_COLOUR, "true outline where it differs", True),
+    (_FILL, PREDICTED_COLOUR, "predicted only (too much)", True),
+    (_FILL, TRUE_COLOUR, "true only (missed)", True),
+)
 PICTURES = {"smear": "smear", "true_mask": "true mask", "predicted_mask": "predicted mask", "overlay": "overlay"}
 
 
@@ -38,15 +47,23 @@ def rows_json(report: Report) -> str:
     ]  # fmt: skip
     content: dict[str, Any] = {"columns": ROW_COLUMNS, "heads": list(HEADS.values()), "classes": CLASSES}
     content |= {"splits": SPLITS, "threshold": THRESHOLD, "per_page": PER_PAGE, "rows": rows}
+    content["pictures"] = pictures_of(report)
     content["missing"] = [missing_of(report, head) for head in HEADS]
     text = json.dumps(content, allow_nan=False, separators=(",", ":"))  # ASCII, so U+2028 is escaped too
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
+def pictures_of(report: Report) -> dict[str, str]:
+    """Which pictures the images have, and their captions: one that none of them has takes no room."""
+    return {
+        key: caption for key, caption in PICTURES.items() if any(getattr(row, key) is not None for row in report.images)
+    }
+
+
 def cell_words(row: ImageRow) -> str | None:
     """An image's cells and grade in a few words; None where no cells were looked for."""
     if row.cell_count is None:
-        return None
+        return None if row.cells_page is None else "red cells too small to be counted"
     words = f"{row.cell_count:,} red {'cell' if row.cell_count == 1 else 'cells'}"
     words += "" if row.overlapped_count is None else f", {row.overlapped_count:,} overlapped"
     score = "" if finite(row.severity_score) is None else f" ({row.severity_score:.3f})"
@@ -65,13 +82,14 @@ def images(report: Report) -> Tags:
     judged = f"; Global is wrong on {wrong} of {labelled} that have a label" if labelled else " without labels"
     rest = f"Without scripts this page shows the first {PER_PAGE} images; predictions.csv has all {count}."
     missing = {head: missing_of(report, head) for head in HEADS}
-    first = [_image_card(row, missing) for row in report.images[:PER_PAGE]]
+    captions = pictures_of(report)
+    first = [_image_card(row, missing, captions) for row in report.images[:PER_PAGE]]
     return [
         lead_of(
             f"{count} images{judged}. Select a picture to open it on its own. A group is named after one of its"
             " members and may hold images of both classes."
         ),
-        _legend(),
+        _legend("true_mask" in captions),
         _image_filters(report.images),
         tags.div(id="image-list", aria_live="off"),
         _image_pages(),
@@ -79,21 +97,17 @@ def images(report: Report) -> Tags:
     ]
 
 
-def _legend() -> Any:
+def _legend(true_masks: bool) -> Any:
     """What the overlay's colours mean."""
     from dominate import tags
     from dominate.util import raw
 
-    orange, blue = ("#{:02x}{:02x}{:02x}".format(*colour) for colour in (PREDICTED_COLOUR, TRUE_COLOUR))
-    line = '<line x1="1" x2="29" y1="7" y2="7" stroke="{}" stroke-width="{}"/>'
-    fill = '<rect x="1" y="1" width="28" height="12" rx="2" fill="{}" fill-opacity=".6"/>'
-    entries = (
-        (line.format(orange, 2.5), "predicted outline"),
-        (line.format(blue, 2.5), "true outline where it differs"),
-        (fill.format(orange), "predicted only (too much)"),
-        (fill.format(blue), "true only (missed)"),
-    )
-    items = [tags.li(raw(f'<svg viewBox="0 0 30 14" aria-hidden="true">{mark}</svg>'), text) for mark, text in entries]
+    signs = [sign for sign in SIGNS if true_masks or not sign[-1]]
+    marks = [mark.format("#{:02x}{:02x}{:02x}".format(*colour)) for mark, colour, _, _ in signs]
+    items = [
+        tags.li(raw(f'<svg viewBox="0 0 30 14" aria-hidden="true">{mark}</svg>'), text)
+        for mark, (_, _, text, _) in zip(marks, signs, strict=True)
+    ]
     return tags.ul(*items, cls="legend", aria_label="Colours of the overlay")
 
 
@@ -132,7 +146,7 @@ def _image_pages() -> Any:
     return tags.div(steps[0], where, tags.label("page ", go), steps[1], id="image-pages", cls="pages", hidden=True)
 
 
-def _image_card(row: ImageRow, missing: Mapping[str, str]) -> Any:
+def _image_card(row: ImageRow, missing: Mapping[str, str], captions: Mapping[str, str]) -> Any:
     """One image as plain HTML, ``missing`` where a head has no verdict; the script builds the same."""
     from dominate import tags
 
@@ -148,7 +162,7 @@ def _image_card(row: ImageRow, missing: Mapping[str, str]) -> Any:
         *([tags.p(f"Dice {three_decimals(row.dice)}")] if row.dice is not None else []),
         *_cell_note(row),
     ]
-    pictures = [_picture(row, key, caption) for key, caption in PICTURES.items()]
+    pictures = [_picture(row, key, caption) for key, caption in captions.items()]
     tiers = [_tier_item(row, head, title, missing[head]) for head, title in HEADS.items()]
     parts = [tags.div(*about, cls="about"), tags.div(*pictures, cls="pictures"), tags.ul(*tiers, cls="tiers")]
     return tags.article(*parts, cls=f"image panel {kind}")

@@ -211,13 +211,35 @@ def segmentation(report: Report) -> Tags:
 
 
 def severity(report: Report) -> Tags:
-    """Module-II's cells and grades, and its figures as they stand in ``metrics.json``."""
+    """Module-II's cells and grades, and how far these agree with the true ones."""
     from dominate import tags
 
-    found = report.metrics.get("severity")
-    figures_of_it: Tags = [tags.div(tree(found), cls="panel")] if found else []
+    found = report.metrics.get("severity") or {}
     if report.cells is not None:
-        return report.cells.section() + figures_of_it
+        return report.cells.section() + _grading(found)
     if not found and report.images:
         return [lead_of("Module-II did not run: no cell was found, measured or graded.")]
-    return figures_of_it
+    plain = {key: value for key, value in found.items() if not isinstance(value, Mapping) and key != "agreement"}
+    return [*([tags.div(tree(plain), cls="panel")] if plain else []), *_grading(found)]
+
+
+def _grading(found: Mapping[str, Any]) -> Tags:
+    """The rule's and the learned head's grades against the true ones; nothing where no image has one."""
+    from dominate import tags
+
+    graders = {"rule": "Rule", "learned": "Learned head"}
+    scored = {title: found[key] for key, title in graders.items() if isinstance(found.get(key), Mapping)}
+    if not scored:
+        return []
+    names = {key: METRICS[key] for key in ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "auroc")}
+    rows = []
+    for title, scores in scored.items():
+        counts = [tags.td(printable(scores.get(key, EM_DASH))) for key in ("n", "n_groups")]
+        intervals = scores.get("ci95") or {}
+        cells = [tags.td(three_decimals(scores.get(k)), tags.small(interval_text(intervals.get(k)))) for k in names]
+        rows.append(tags.tr(tags.th(title, scope="row"), *counts, *cells))
+    lead = "Images with a true grade and judged cells. Chronic is the positive class: sensitivity is of Chronic images."
+    if is_number(found.get("agreement")):
+        lead += f" Rule and learned head grade {found['agreement']:.1%} of the images alike."
+    table = table_panel(["Graded by", "Images", "Groups", *names.values()], rows, "Point value over its 95% interval.")
+    return [tags.h3("Grades against the true ones"), lead_of(lead), table]

@@ -24,6 +24,7 @@ from util.errors import UserError
 _SETTLED, _FAR = 1.2, 1.7
 # Beyond this factor the reader is told.
 _DOUBTFUL = 1.5
+# Where less than this of what is stained lies in cells of the size looked for, the cells are not known.
 _POOR = 0.5
 # Parts of the estimate that are tried in this order until so much of what is stained lies in cells of that size.
 _PARTS, _LEAST_LOOKED_FOR, _EXPLAINED = (1.0, 0.67, 0.45, 1.5, 0.3, 0.2, 0.13, 0.09), 6.0, 0.75
@@ -86,7 +87,7 @@ class CellAnalyser:
 
     def __call__(self, rgb: npt.NDArray[np.uint8]) -> SmearCells:
         """Find, measure and grade the cells of one image (H, W, 3) uint8, of any size."""
-        look, shown, warnings = self._find(rgb)
+        look, shown, share, warnings = self._find(rgb)
         tiny = not np.isfinite(look.seen) and look.diameter < _LEAST_FOUND
         found, diameter = look.found, look.seen if np.isfinite(look.seen) else look.diameter
         strange = colourless(shown, rgb)[shown]
@@ -100,7 +101,7 @@ class CellAnalyser:
             table=table,
             kinds=kinds_of(table, self.limits),
             scores=score_cells(table, self.rule, self.limits),
-            summary=ungraded(summary) if diameter < LEAST_DIAMETER else summary,
+            summary=ungraded(summary) if diameter < LEAST_DIAMETER or share < _POOR else summary,
             left_out=[
                 *left_out(table, found, shown, diameter),
                 *(LeftOut(*spot, COLOURLESS) for spot in _spots(not_stained)),
@@ -110,19 +111,22 @@ class CellAnalyser:
             warnings=warnings if tiny else [*warnings, *warnings_about(rgb, table, diameter)],
         )
 
-    def _find(self, rgb: npt.NDArray[np.uint8]) -> tuple[_Look, npt.NDArray[np.int32], list[str]]:
-        """What lies in the image; at its own size its cells and, with further numbers, pieces; and warnings."""
+    def _find(self, rgb: npt.NDArray[np.uint8]) -> tuple[_Look, npt.NDArray[np.int32], float, list[str]]:
+        """What lies in the image; its cells and, with further numbers, pieces, at its own size; a share; and warnings.
+
+        The share is of what is stained in the middle of the image, as far as it lies in cells of the size looked for.
+        """
         estimate = self.cell_diameter or estimate_diameter(rgb)
         if not np.isfinite(estimate):
-            return *_nothing(rgb, np.nan), []
+            return *_nothing(rgb, np.nan), 0.0, []
         parts = (1.0,) if self.cell_diameter else _PARTS
         diameter, share, seen = self._likeliest(rgb, estimate, parts)
         if not self.cell_diameter and 0 < seen < _LEAST_FOUND:
-            return *_nothing(rgb, seen), [too_small(seen)]
+            return *_nothing(rgb, seen), share, [too_small(seen)]
         look = self._look(rgb, diameter) if self.cell_diameter else self._settled(rgb, diameter)
         labels = look.found.cells + look.found.cut
         shown = at_own_size(labels, look.maps, rgb.shape[:2], self.settings.cell_above)
-        return look, shown, self._doubts(rgb, look, share)
+        return look, shown, share, self._doubts(rgb, look, share)
 
     def _doubts(self, rgb: npt.NDArray[np.uint8], look: _Look, share: float) -> list[str]:
         """Warnings where the finder makes little of an image."""
@@ -137,8 +141,8 @@ class CellAnalyser:
                 )
         if share < _POOR:
             said.append(
-                f"only {share:.0%} of what is stained lies in cells of about {look.diameter:.0f} pixels: if that is "
-                "not their size, give --cell_diameter, or mend it"
+                f"only {share:.0%} of what is stained lies in cells of about {look.diameter:.0f} pixels, and no grade "
+                "is given: if that is not their size, give --cell_diameter, or mend it"
             )
         far = max(look.seen / look.diameter, look.diameter / look.seen) if look.seen > 0 else 1.0
         if share >= _POOR and far > _DOUBTFUL:
@@ -220,7 +224,7 @@ def too_small(diameter: float) -> str:
 
 
 def ungraded(summary: SmearSummary) -> SmearSummary:
-    """The same without severity: of cells of a few pixels, counts and sizes hold, but no grade does."""
+    """The same without severity, where what is found is too small, or too little of the image, to be graded by."""
     return replace(summary, severity_score=float("nan"), severity=None)
 
 

@@ -154,4 +154,4 @@ def explained(cells: npt.NDArray[np.int32], rgb: npt.NDArray[np.uint8]) -> float
     areas = np.bincount(cells.ravel()) / (np.pi / 4 * CELL_DIAMETER**2)
     usual = (areas > _LEAST_USUAL) & (areas < _MOST_USUAL)
     usual[0] = False
-    return float((usual[cells] & stained).sum() / max(1, (stained | (cells > 0)).sum()))
+    return float((usual[cells] & stained).sum() / max(1, int((stained | (cells > 0)).sum())))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -65,6 +65,13 @@ class SmearCells:
     cell_diameter_px: float
     warnings: Sequence[str]
     looked_for: bool = True
+
+    def summary_fields(self) -> dict[str, Any]:
+        """The summary by name; of cells that were not looked for every count is None, not 0."""
+        fields = asdict(self.summary)
+        if self.looked_for:
+            return fields
+        return {name: None if isinstance(value, int) else value for name, value in fields.items()}
 
     def cell_rows(self, image: str) -> list[dict[str, Any]]:
         """The rows of cells.csv: every red cell that lies whole in the image; unknown values are None.
