@@ -433,6 +433,14 @@ def test_pictures_that_no_image_has_take_no_room(tmp_path):
     assert shown("masks/true/b.png") == (["smear", "true_mask", "predicted_mask", "overlay"], True, True)
 
 
+def test_large_counts_have_their_thousands_apart(tmp_path):
+    given = report()
+    given.metrics["splits"]["test"] = {head: scores(12000, 2400) for head in figures.HEADS}
+    page = page_of(tmp_path, given)
+    assert "12,000 images, 2,400 groups" in page.text and "Images 12,000" in page.text
+    assert "12000" not in page.text
+
+
 def test_no_two_loss_terms_look_alike():
     names = [f"loss_{i}" for i in range(20)]
     drawn = figures.training_curves([{"epoch": e, **dict.fromkeys(names, e)} for e in (1, 2)])

@@ -22,6 +22,7 @@ from util.report_content import (
     ImageRow,
     Report,
     Tags,
+    count_text,
     groups_in_words,
     headline_split,
     link_to,
@@ -161,7 +162,7 @@ def _facts(report: Report) -> Any:
     split = headline_split(report)
     scores = scores_of(report, split, "global")
     facts = [("Data", provenance_of(report).get("data")), ("Split", SPLITS.get(split, split) if split else None)]
-    facts += [("Images", scores.get("n", len(report.images) or None)), ("From", groups_in_words(scores))]
+    facts += [("Images", count_text(scores.get("n", len(report.images) or ""))), ("From", groups_in_words(scores))]
     facts += [("Epoch", (provenance_of(report).get("weights") or {}).get("epoch"))]
     starts = _starts(report)
     facts += [("Tiers start from", starts if len(starts) <= LONGEST_FACT else "weights named under Provenance")]

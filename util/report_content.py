@@ -109,6 +109,11 @@ def printable(text: Any) -> str:
     return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", str(text))
 
 
+def count_text(value: Any) -> str:
+    """A count with its thousands apart; what is none as it stands."""
+    return f"{value:,}" if isinstance(value, int) else printable(value)
+
+
 def link_to(path: str) -> str:
     """A relative link to a file of the results folder, percent-encoded; never another scheme, host or drive."""
     return "./" + quote(os.fsencode(path.lstrip("/")), safe="/")
@@ -162,7 +167,7 @@ def groups_in_words(scores: Mapping[str, Any]) -> str | None:
     if groups is None:
         return None
     equal = "" if effective is None or round(effective) >= groups else f", as good as {round(effective)} equal ones"
-    return f"{groups} group{'' if groups == 1 else 's'}{equal}"
+    return f"{count_text(groups)} group{'' if groups == 1 else 's'}{equal}"
 
 
 def scores_of(report: Report, split: str | None, head: str) -> dict[str, Any]:

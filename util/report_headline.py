@@ -10,6 +10,7 @@ from util.report_content import (
     METRICS,
     Report,
     Tags,
+    count_text,
     head_name,
     headline_split,
     provenance_of,
@@ -64,7 +65,7 @@ def _card(title: str, scores: Mapping[str, Any], key: str) -> Any:
         content.append(raw(interval_bar(value, interval)))
     text = interval_text(interval)
     content.append(tags.p(f"95% CI {text}" if text else "no interval", cls="interval"))
-    groups = f", {scores['n_groups']} groups" if scores.get("n_groups") is not None else ""
+    groups = f", {count_text(scores['n_groups'])} groups" if scores.get("n_groups") is not None else ""
     content.append(tags.p(f"{_counted(scores, key)}{groups if key not in CLASS_OF else ''}", cls="count"))
     return tags.article(*content, cls="card panel")
 
@@ -89,5 +90,5 @@ def _counted(scores: Mapping[str, Any], key: str) -> str:
     """How many images a figure rests on: sensitivity and specificity see one class only."""
     matrix = scores.get("confusion_matrix")
     if key in CLASS_OF and matrix:
-        return f"{sum(matrix[CLASS_OF[key]])} {CLASSES[CLASS_OF[key]]} images"
-    return f"{scores.get('n', EM_DASH)} images"
+        return f"{sum(matrix[CLASS_OF[key]]):,} {CLASSES[CLASS_OF[key]]} images"
+    return f"{count_text(scores.get('n', EM_DASH))} images"

@@ -79,14 +79,14 @@ def images(report: Report) -> Tags:
     wrong = sum(row.label_true is not None and row.label_true != row.label_pred for row in report.images)
     labelled = sum(row.label_true is not None for row in report.images)
     count = len(report.images)
-    judged = f"; Global is wrong on {wrong} of {labelled} that have a label" if labelled else " without labels"
-    rest = f"Without scripts this page shows the first {PER_PAGE} images; predictions.csv has all {count}."
+    judged = f"; Global is wrong on {wrong:,} of {labelled:,} that have a label" if labelled else " without labels"
+    rest = f"Without scripts this page shows the first {PER_PAGE} images; predictions.csv has all {count:,}."
     missing = {head: missing_of(report, head) for head in HEADS}
     captions = pictures_of(report)
     first = [_image_card(row, missing, captions) for row in report.images[:PER_PAGE]]
     return [
         lead_of(
-            f"{count} images{judged}. Select a picture to open it on its own. A group is named after one of its"
+            f"{count:,} images{judged}. Select a picture to open it on its own. A group is named after one of its"
             " members and may hold images of both classes."
         ),
         _legend("true_mask" in captions),

@@ -22,6 +22,7 @@ from util.report_content import (
     Report,
     Tags,
     baselines_of,
+    count_text,
     head_name,
     printable,
     provenance_of,
@@ -75,7 +76,7 @@ def tier_table(report: Report) -> Tags:
 def _score_row(name: str, key: str, scores: Mapping[str, Any]) -> Any:
     from dominate import tags
 
-    cells = [tags.td(printable(scores.get("n", EM_DASH))), tags.td(printable(scores.get("n_groups", EM_DASH)))]
+    cells = [tags.td(count_text(scores.get(key, EM_DASH))) for key in ("n", "n_groups")]
     for metric in METRICS:
         interval = interval_text((scores.get("ci95") or {}).get(metric))
         cells.append(tags.td(three_decimals(scores.get(metric)), tags.small(interval)))
@@ -198,7 +199,7 @@ def segmentation(report: Report) -> Tags:
     names = {"dice": "Dice (pooled)", "iou": "IoU (pooled)", "dice_mean": "Dice (mean of images)"}
     intervals, split = scores.get("ci95") or {}, scores["split"]
     cells = [tags.td(three_decimals(scores.get(k)), tags.small(interval_text(intervals.get(k)))) for k in names]
-    counts = [tags.td(printable(scores.get(key, EM_DASH))) for key in ("n", "n_groups")]
+    counts = [tags.td(count_text(scores.get(key, EM_DASH))) for key in ("n", "n_groups")]
     row = tags.tr(tags.th(printable(SPLITS.get(split, split)), scope="row"), *counts, *cells)
     lead = "Predicted cell masks against the true ones, pixel by pixel; pooled figures sum pixels over all images."
     written = provenance_of(report).get("masks_written") or {}
@@ -234,7 +235,7 @@ def _grading(found: Mapping[str, Any]) -> Tags:
     names = {key: METRICS[key] for key in ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "auroc")}
     rows = []
     for title, scores in scored.items():
-        counts = [tags.td(printable(scores.get(key, EM_DASH))) for key in ("n", "n_groups")]
+        counts = [tags.td(count_text(scores.get(key, EM_DASH))) for key in ("n", "n_groups")]
         intervals = scores.get("ci95") or {}
         cells = [tags.td(three_decimals(scores.get(k)), tags.small(interval_text(intervals.get(k)))) for k in names]
         rows.append(tags.tr(tags.th(title, scope="row"), *counts, *cells))
