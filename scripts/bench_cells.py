@@ -33,6 +33,7 @@ from tqdm import tqdm  # noqa: E402
 
 from data.images import otsu_mask, read_mask, read_rgb  # noqa: E402
 from data.synthetic import SyntheticSmear, synthesize  # noqa: E402
+from models.cell_stage import CellsOfImage, severity_metrics  # noqa: E402
 from models.module2.analysis import CellAnalyser, typical_diameter  # noqa: E402
 from models.module2.finder import SHIPPED, load_finder  # noqa: E402
 from models.module2.kinds import kinds_of  # noqa: E402
@@ -111,7 +112,7 @@ def reference(rgb: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.int32], CellTa
 
 def score_synthetic(analyser: CellAnalyser, count: int, seed: int) -> dict[str, Any]:
     """Cells found, and errors of their measures, against exact truth; grades of the anemic smears among them."""
-    total, graded = Match(0, 0.0, 0, 0), []
+    total, truths, columns = Match(0, 0.0, 0, 0), [], []
     diameters, roundness = [], []
     for index in tqdm(range(count), desc="synthetic smears", unit="img"):
         smear = synthesize(index, seed=seed)
@@ -122,10 +123,12 @@ def score_synthetic(analyser: CellAnalyser, count: int, seed: int) -> dict[str, 
         if whole and able.any():
             diameters.append(found.table.diameter_px[able].mean() / np.mean(whole) - 1)
             roundness.append(found.table.roundness[able].mean() - true.roundness[~true.border].mean())
-        if smear.severity and found.summary.severity:
-            graded.append((found.summary.severity == smear.severity, found.summary.severity_score, smear.severity))
-    right = np.array([row[0] for row in graded], float)
-    drawn = np.random.default_rng(0).integers(0, len(right), (RESAMPLES, len(right))) if len(right) else None
+        truths.append(smear.severity)
+        columns.append(CellsOfImage(found, ()).columns)
+    images = [str(index) for index in range(count)]
+    limit = analyser.rule.limit(analyser.um_per_px)
+    graded = severity_metrics(truths, columns, images, limit=limit, resamples=RESAMPLES, seed=0)
+    rule = graded["rule"] if graded else {"n": 0, "accuracy": None, "auroc": None, "ci95": {}}
     return {
         "images": count,
         "cells": total.true,
@@ -135,9 +138,11 @@ def score_synthetic(analyser: CellAnalyser, count: int, seed: int) -> dict[str, 
         "mean_diameter_bias": float(np.mean(diameters)),
         "mean_roundness_error": float(np.mean(np.abs(roundness))),
         "mean_roundness_bias": float(np.mean(roundness)),
-        "graded": len(right),
-        "severity_accuracy": float(right.mean()) if len(right) else None,
-        "severity_ci95": np.percentile(right[drawn].mean(axis=1), (2.5, 97.5)).tolist() if drawn is not None else None,
+        "graded": rule["n"],
+        "severity_accuracy": rule["accuracy"],
+        "severity_ci95": rule["ci95"].get("accuracy"),
+        "severity_auroc": rule["auroc"],
+        "severity_auroc_ci95": rule["ci95"].get("auroc"),
     }
 
 
