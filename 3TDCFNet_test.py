@@ -13,19 +13,26 @@ from pathlib import Path
 from typing import Any
 
 from options import describe, parse_options
-from util.errors import run_door
+from util.errors import run_door, visible
 
 
 def compare_runs(options: Any) -> int:
     """Put what earlier tests have written side by side."""
     from util.compare_page import write_comparison
     from util.compare_runs import compare, comparison_folder, read_run, results_folder
+    from util.console import differences_line
 
     results, others = Path(options.results_dir), [part for part in options.compare.split(",") if part]
     runs = [read_run(name, results_folder(results, name, options.which_epoch)) for name in (options.name, *others)]
     comparison = compare(runs, resamples=options.resamples, seed=options.seed)
     folder = results / options.name / comparison_folder(options.which_epoch, others)
-    print(f"comparison: {write_comparison(folder, comparison).resolve()}")
+    page = write_comparison(folder, comparison)
+    print(
+        f"{len(comparison.images):,} labelled test images that all runs share; differences with 95% intervals by groups"
+    )
+    for run, found in zip(comparison.runs[1:], comparison.differences, strict=True):
+        print(f"  Global of {visible(run.name)} less {visible(comparison.runs[0].name)}: {differences_line(found)}")
+    print(f"comparison: {page.resolve()}")
     return 0
 
 
@@ -35,6 +42,7 @@ def test_run(options: Any) -> int:
     from models.cell_stage import cell_stage
     from models.saved import load_network
     from models.testing import TestRun
+    from util.console import headline_lines
     from util.device import choose_device, set_seed
     from util.files import make_folder
     from util.lock import sole_writer
@@ -65,7 +73,7 @@ def test_run(options: Any) -> int:
         for side in options.splits:
             run.judge(side, data)
         page = run.write_report(data)
-    print(f"report: {page.resolve()}")
+    print(*headline_lines(run.figures or {"splits": {}}), f"report: {page.resolve()}", sep="\n")
     return 0
 
 

@@ -82,7 +82,8 @@ class Unlabelled:
     def summary(self) -> str:
         """What was found, in one line."""
         also = [f"{count} {suffix or 'without extension'}" for suffix, count in self.passed_over.most_common(5)]
-        text = f"data: {len(self.records)} images ({self.layout}) from {str(self.root)!r}"
+        how = "" if self.layout in (ANY_IMAGES, ONE_IMAGE, PATTERN) else f" ({self.layout})"
+        text = f"data: {len(self.records)} image{'' if len(self.records) == 1 else 's'}{how} from {str(self.root)!r}"
         text += f"; {self.page_files} TIFF of several pages" if self.page_files else ""
         text += f"; no images and passed over: {', '.join(also)}" if also else ""
         return text + ("; SYNTHETIC" if self.synthetic else "")

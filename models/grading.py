@@ -42,7 +42,7 @@ def learn_severity(
         path.unlink(missing_ok=True)
     except OSError as error:
         raise unwritable(path, error) from None
-    said = ", ".join(f"{count} {grade}" for grade, count in sorted(counts.items())) or "none"
+    said = ", ".join(f"{count} {grade}" for grade, count in sorted(counts.items())) or "no"
     if len(counts) < 2 or min(counts.values()) < LEAST_OF_EACH:
         print(f"severity: by the rule alone ({said} graded training images; {LEAST_OF_EACH} of each teach a head)")
         return None

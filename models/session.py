@@ -272,6 +272,10 @@ class TrainingSession:
             False where a gate stopped the run, True otherwise.
         """
         print(f"{'stopped' if self.stopped else 'finished'} after {self.done} epochs, {seconds:.1f} s")
+        if self.done == self.begun_at >= self.trainer.settings.epochs and not self.stopped:
+            print(
+                f"  nothing was left to train: --niter and --niter_decay ask for {self.trainer.settings.epochs} epochs"
+            )
         if self._ends_early() and self.done < self.trainer.settings.epochs and not self.stop_when_open:
             print(f"  ended early: no better validation for {self.patience} epochs (--patience)")
         for tier, how in self.gate.summary().items():

@@ -128,6 +128,7 @@ class TestRun:
         self.segmentation: dict[str, Any] | None = None
         self.judged: dict[str, Judged] = {}
         self.baseline: dict[str, Any] | None = None
+        self.figures: dict[str, Any] | None = None  # what metrics.json holds, once it is written
         self.margin: dict[str, Any] | None = None
         self.colours: list[float] | None = None
         self.robustness: dict[str, Any] | None = None
@@ -371,7 +372,7 @@ class TestRun:
         colours = data.colour_chances(PICTURED, self.options.seed) if PICTURED in self.judged else None
         if colours is not None:
             self._against_colours(colours)
-        content = self.content(data)
+        self.figures = content = self.content(data)
         write_json(self.results / "metrics.json", content)
         report = Report(
             title=self.options.name,

@@ -401,15 +401,18 @@ def test_numbered_weights_are_kept_when_asked(tmp_path):
     assert kept == ["2", "4", "best", "latest"]
 
 
-def test_continuing_a_finished_run_keeps_what_it_said(tmp_path):
+def test_continuing_a_finished_run_keeps_what_it_said(tmp_path, capsys):
     one = session(tmp_path)
     run(one)
+    one.finish(seconds=1.0)
+    assert "nothing was left to train" not in capsys.readouterr().out
     before = one.folder.finished.read_bytes()
     again = session(tmp_path)
     again.resume()
     assert list(again.epochs()) == []
     again.finish(seconds=9.0)
     assert one.folder.finished.read_bytes() == before
+    assert "nothing was left to train: --niter and --niter_decay ask for 4 epochs" in capsys.readouterr().out
 
 
 def session(tmp_path, epochs=4, thresholds=(0.0, 0.0, 2.0), save_seconds=0.0, **changes):

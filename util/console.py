@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 ROMAN = {"tier1": "I", "tier2": "II", "tier3": "III", "global": "Global"}
 _LOSSES = {"loss_cls": "class", "loss_L1": "L1", "loss_overlap": "overlap", "loss_G_GAN": "GAN", "loss_D": "D"}
+_METRICS = {key: key for key in ("accuracy", "sensitivity", "specificity")} | {"auroc": "AUROC", "dice": "Dice"}
 _DECISIONS = {"open": "opens", "stay": "stays shut", "forced": "FORCED open", "stop": "STOPS the run"}
 
 
@@ -31,7 +32,10 @@ def starts_line(starts: Mapping[str, str]) -> str:
 def epoch_line(record: Mapping[str, Any], epochs: int) -> str:
     """One epoch: where it is, its losses, and its accuracies in training and validation."""
     train, val = record["train"], record["val"]
-    losses = "  ".join(f"{word} {_number(train[key])}" for key, word in _LOSSES.items())
+    # Without a true mask only the verdict is learned: the other terms are 0 from the first epoch to the last.
+    losses = "  ".join(
+        f"{word} {_number(train[key])}" for key, word in _LOSSES.items() if word == "class" or train[key]
+    )
     dice = "" if val["dice"] is None else f" Dice {_number(val['dice'])}"
     tier = ROMAN[f"tier{record['tier']}"]
     return (
@@ -46,6 +50,55 @@ def gate_line(row: Mapping[str, Any]) -> str:
     decision, reason, tier = str(row["decision"]), str(row["reason"]), ROMAN[f"tier{row['tier']}"]
     none_is_asked = decision == "stay" and reason.startswith(("its gate ", "no gate "))
     return f"    gate {tier}: {reason}" if none_is_asked else f"    gate {tier} {_DECISIONS[decision]}: {reason}"
+
+
+def _with_interval(scores: Mapping[str, Any], key: str, value: str = ".3f") -> str:
+    """``AUROC 0.963 [0.890, 0.988]``."""
+    figure, interval = scores.get(key), (scores.get("ci95") or {}).get(key)
+    if figure is None:
+        return f"{_METRICS[key]} undefined"
+    edges = " [" + ", ".join(f"{edge:{value}}" for edge in interval) + "]" if interval else " (no interval)"
+    return f"{_METRICS[key]} {figure:{value}}{edges}"
+
+
+def headline_lines(content: Mapping[str, Any]) -> list[str]:
+    """What a test found, in a few lines: of the test images or, where none were tested, of the first side that was.
+
+    Args:
+        content: of metrics.json.
+
+    Returns:
+        the lines; none where no image of a side had a label.
+    """
+    from util.report_content import no_claim
+
+    splits = content["splits"]
+    side = next((name for name in ("test", "val", "train") if (splits.get(name) or {}).get("global")), None)
+    if side is None:
+        return []
+    scores = splits[side]["global"]
+    keys = ("accuracy", "auroc", "sensitivity", "specificity")
+    lines = [
+        f"{side}: {scores['n']:,} labelled images in {scores['n_groups']:,} groups; 95% intervals by groups",
+        f"  Global: {', '.join(_with_interval(scores, key) for key in keys)}",
+    ]
+    difference = (content.get("differences") or {}).get("global_less_colour")
+    if difference and difference["split"] == side:
+        colours = content["baselines"]["colour"]
+        lines.append(f"  colours alone: {', '.join(_with_interval(colours, key) for key in keys[:2])}")
+        lines.append(f"  Global less colours: {differences_line(difference)}")
+    masks = content.get("segmentation")
+    if masks and masks["split"] == side:
+        lines.append(f"  masks: {_with_interval(masks, 'dice')} over all pixels")
+    caution = no_claim(scores)
+    return [*lines, *([f"  {caution}"] if caution else [])]
+
+
+def differences_line(found: Mapping[str, Any]) -> str:
+    """Paired differences of the AUROC and the accuracy, each ``{value, ci95}``."""
+    flat = {key: found[key]["value"] for key in ("auroc", "accuracy")}
+    flat["ci95"] = {key: found[key]["ci95"] for key in ("auroc", "accuracy")}
+    return ", ".join(_with_interval(flat, key, "+.3f") for key in ("auroc", "accuracy"))
 
 
 @contextlib.contextmanager
