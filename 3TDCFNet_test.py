@@ -32,6 +32,8 @@ def compare_runs(options: Any) -> int:
     )
     for run, found in zip(comparison.runs[1:], comparison.differences, strict=True):
         print(f"  Global of {visible(run.name)} less {visible(comparison.runs[0].name)}: {differences_line(found)}")
+    for note in comparison.notes:
+        print(f"  mind: {visible(note)}")
     print(f"comparison: {page.resolve()}")
     return 0
 

@@ -298,7 +298,8 @@ class PredictRun:
             warnings.append("The network never saw a true mask: the masks here are Otsu's thresholds, not its own.")
         if self.tally.warnings:
             count = len(self.tally.warnings)
-            warnings.append(f"{count} {'image' if count == 1 else 'images'} with a warning of their own, see below.")
+            said = "image has a warning of its" if count == 1 else "images have warnings of their"
+            warnings.append(f"{count} {said} own, see below.")
         return warnings
 
     def write_report(self, smears: SmearSource, data: Mapping[str, Any]) -> Path:
@@ -390,6 +391,7 @@ class PredictRun:
             counts["severity_of_anemic"] = {grade: graded[grade] for grade in ("Mild", "Chronic")}
             cells = self.stage.gallery.rows()
             counts |= {name: sum(getattr(row, name) or 0 for row in cells) for name in ("cells", "overlapped")}
+            counts["not_looked_for"] = sum(row.cells is None for row in cells)
         return counts
 
     def summary(self, smears: SmearSource) -> str:

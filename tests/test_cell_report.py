@@ -449,7 +449,7 @@ def test_cells_that_were_not_looked_for_are_no_zero(tmp_path):
     gallery.add(index=1, **one)
     assert [gallery.image_fields(index)["cell_count"] for index in (0, 1)] == [None, 0]
     page = main_page(tmp_path, gallery, 2)
-    assert "In 1 of 2 images the red cells are too small to be told apart." in page.text
+    assert "1 of 2 images: the red cells are too small to be told apart." in page.text
     assert "red cells too small to be counted" in page.text and "0 red cells, 0 overlapped" in page.text
     rows = [e[2] for e in page.all("tr") if e[2].startswith(("tiny", "empty"))]
     dash = "\N{EN DASH}"

@@ -202,7 +202,12 @@ def test_the_command_compares_without_data_or_weights(tmp_path, monkeypatch, rep
     )
     assert door.main() == 0
     page = tmp_path / "A/compare_latest_B/index.html"
-    assert page.is_file() and str(page) in capsys.readouterr().out
+    told = capsys.readouterr().out.splitlines()
+    assert page.is_file() and told[-1] == f"comparison: {page}"
+    found = json.loads((page.parent / "compare.json").read_text())
+    value = found["less_reference"]["B"]["auroc"]["value"]
+    assert f"  Global of B less A: AUROC {value:+.3f} [" in "\n".join(told)
+    assert [line.removeprefix("  mind: ") for line in told if "mind: " in line] == found["notes"]
     monkeypatch.setattr(sys, "argv", ["x", "--name", "A", "--compare", "../B"])
     with pytest.raises(UserError, match="plain folder name"):
         door.main()

@@ -73,4 +73,6 @@ def test_what_a_test_found_is_told_in_a_few_lines():
     small = {"splits": {"train": {}, "val": {"global": figures(8)}}, "differences": {"global_less_colour": paired}}
     few = headline_lines(small)
     assert few[0].startswith("val: 8 ") and len(few) == 3 and "No claim about accuracy" in few[2]
+    unequal = headline_lines({"splits": {"test": {"global": figures(n_groups_effective=13.2)}}})
+    assert "150 groups, as good as 13 equal ones" in unequal[-1]
     assert headline_lines({"splits": {"train": {}, "test": {"tier1": figures()}}}) == []

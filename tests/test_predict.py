@@ -352,6 +352,7 @@ def test_the_cells_of_every_image_are_written(runs, some, tmp_path, monkeypatch,
     assert sorted(path.stem for path in (out / "cells").glob("*.html")) == ["field 0", "field 1"]
     run = json.loads((out / "run.json").read_text())
     assert run["counts"]["cells"] == sum(int(row["cell_count"]) for row in rows_of(out / "predictions.csv"))
+    assert run["counts"]["not_looked_for"] == 0
     assert not list(out.glob(".*")), "nothing half-written is left"
 
 

@@ -284,8 +284,8 @@ def _not_looked_for(rows: Sequence[GalleryRow]) -> Tags:
     if not count:
         return []
     words = (
-        f"In {count:,} of {len(rows):,} images the red cells are too small to be told apart. They are not counted, not "
-        "measured and not graded; all figures of this section are of the others."
+        f"{count:,} of {len(rows):,} images: the red cells are too small to be told apart. They are not counted, not"
+        " measured and not graded; all figures of this section are of the others."
     )
     return [tags.p(words, cls="notice strong")]
 

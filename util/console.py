@@ -70,7 +70,7 @@ def headline_lines(content: Mapping[str, Any]) -> list[str]:
     Returns:
         the lines; none where no image of a side had a label.
     """
-    from util.report_content import no_claim
+    from util.report_content import few_groups, no_claim
 
     splits = content["splits"]
     side = next((name for name in ("test", "val", "train") if (splits.get(name) or {}).get("global")), None)
@@ -90,7 +90,7 @@ def headline_lines(content: Mapping[str, Any]) -> list[str]:
     masks = content.get("segmentation")
     if masks and masks["split"] == side:
         lines.append(f"  masks: {_with_interval(masks, 'dice')} over all pixels")
-    caution = no_claim(scores)
+    caution = no_claim(scores) or few_groups(scores)
     return [*lines, *([f"  {caution}"] if caution else [])]
 
 

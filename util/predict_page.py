@@ -207,7 +207,10 @@ def _summary(page: PredictPage) -> Tags:
     if "cells" in counts:
         graded = counts.get("severity_of_anemic") or {}
         words = ", ".join(f"{count} {grade}" for grade, count in graded.items())
-        cards.append(_card("Red cells found", counts["cells"], f"{counts.get('overlapped')} touch another"))
+        small = counts.get("not_looked_for") or 0
+        touching = [f"{counts.get('overlapped')} touch another"] if small < judged else []
+        unseen = [f"too small to be looked for in {small:,} of {judged:,}"] if small else []
+        cards.append(_card("Red cells found", counts["cells"] if touching else None, *touching, *unseen))
         cards.append(_card("Graded, of the Anemic", sum(graded.values()), words, "Chronic means severe"))
     if "unlike_training" in counts:
         share = _share(counts["unlike_training"], judged)
