@@ -203,7 +203,7 @@ def examine(record: SmearRecord) -> Seen:
         header = _header(record.image)
     except UserError as error:
         return Seen(SmearFacts(size=_bytes(record.image), problem=Problem.of(error)), None, None)
-    mask, mask_problem = _examine_mask(record, rgb)
+    mask, mask_problem = examine_mask(record, rgb)
     height, width = rgb.shape[:2]
     colours = colour_statistics(rgb)
     facts = SmearFacts(
@@ -264,7 +264,7 @@ def _bits(path: Path, image: Image.Image) -> int:
 # --- masks ------------------------------------------------------------------------------------------------------------
 
 
-def _examine_mask(record: SmearRecord, rgb: Pixels) -> tuple[MaskFacts | None, Problem | None]:
+def examine_mask(record: SmearRecord, rgb: Pixels) -> tuple[MaskFacts | None, Problem | None]:
     """Look at a record's mask; ``rgb`` is its image."""
     if record.mask is None:
         return None, None

@@ -39,6 +39,7 @@ from data.leaks import (
     write_fingerprints,
 )
 from data.loader import Batch, BatchLoader, DecodedSmears, free_memory
+from data.mask_polarity import polarity_warning
 from data.mask_record import MASKS, MaskRecord
 from data.records import ANEMIC, CLASS_NAMES, HEALTHY, SmearRecord
 from data.run_split import SplitPlan, split_for_training
@@ -167,6 +168,7 @@ def load_training_data(
     earlier = _learned_by_start(options, split_path)
     facts = describe_split(dataset, rows, _leaks_of_start(dataset, parts["test"], earlier, options))
     print_data(facts)
+    _say_of_masks(parts["train"].records)
     _check_sides(parts)
     smears = _decoded(dataset, parts["train"].records + parts["val"].records)
     masks = MaskRecord.of(smears)
@@ -183,6 +185,13 @@ def load_training_data(
     learned = learned_by_all(_learned(dataset, rows), earlier, options.init_from)
     colours, stain = ColourRecord.of(smears, count), StainReference.of(smears, count)
     return TrainingData(smears, train, val, rows, facts, learned, colours, stain, masks, parts["train"].records)
+
+
+def _say_of_masks(records: Sequence[SmearRecord]) -> None:
+    """Warn of masks that would teach, or be taken for, the background."""
+    warning = polarity_warning(records)
+    if warning:
+        print(f"warning: {warning}", file=sys.stderr, flush=True)
 
 
 def _check_same_masks(dataset: Dataset, names: Sequence[str], masks: MaskRecord, split_path: Path) -> None:
@@ -451,6 +460,7 @@ def load_test_data(
     facts = describe_split(dataset, rows, found)
     print_data(facts)
     judged = [record for side in options.splits for record in parts[side].records]
+    _say_of_masks(judged)
     if not judged:
         raise UserError(
             f"{dataset.root} holds no image of the splits {', '.join(options.splits)}",

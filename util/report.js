@@ -79,7 +79,7 @@
 
   function tier(row, title, index) {
     const probability = row[PROBABILITY][index];
-    if (probability === null) return element("li", {}, element("span", {}, title), data.missing[index]);
+    if (probability === null) return element("li", {}, element("span", {}, title), element("span", { class: "missing" }, data.missing[index]));
     const called = index === data.heads.length - 1 ? row[CALLED] : Number(probability > data.threshold);
     const [kind, mark] = outcome(row[TRUTH], called);
     const said = element("span", { class: kind }, `${probability.toFixed(3)} ${data.classes[called]} ${mark}`);

@@ -199,7 +199,7 @@ def _tier_item(row: ImageRow, head: str, title: str, missing: str) -> Any:
 
     probability = row.prob.get(head)
     if not is_number(probability) or probability is None:
-        return tags.li(tags.span(title), missing)
+        return tags.li(tags.span(title), tags.span(missing, cls="missing"))
     called = row.label_pred if head == "global" else int(probability > THRESHOLD)
     kind, mark = outcome(row.label_true, called)
     return tags.li(tags.span(title), tags.span(), tags.span(f"{probability:.3f} {CLASSES[called]} {mark}", cls=kind))
