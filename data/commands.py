@@ -11,6 +11,7 @@ from util.errors import UserError
 from util.files import atomic_write
 
 if TYPE_CHECKING:
+    from data.datasets import Dataset
     from data.doctor import Diagnosis
     from data.run_split import SplitPlan
     from data.splits import SplitRow
@@ -45,7 +46,8 @@ class DoctorOutputs:
         from data.doctor_manifest import check_outputs, data_files, left_out_path
 
         paths = [path for path in (self.json, self.html, self.fix, self.fix and left_out_path(self.fix)) if path]
-        check_outputs(data_files(diagnosis.case) if diagnosis else [], dataroot, paths, overwrite=self.overwrite)
+        held = data_files(diagnosis.case.records) if diagnosis else ()
+        check_outputs(held, dataroot, paths, overwrite=self.overwrite)
 
 
 def doctor(
@@ -120,7 +122,9 @@ def _fix(diagnosis: Diagnosis, path: Path, image_root: Path, *, drop_near: bool)
 
 def _kind(reason: str) -> str:
     """The kind of a reason: what stands before the name or the error in it."""
-    return reason.partition(" of ")[0] if "duplicate of" in reason else reason.partition(":")[0]
+    from data.groups import DUPLICATE_OF
+
+    return reason.partition(" of ")[0] if DUPLICATE_OF in reason else reason.partition(":")[0]
 
 
 def fold_path(out: Path, fold: int) -> Path:
@@ -141,7 +145,7 @@ def write_splits(
         overwrite: whether files that are there may be replaced.
 
     Raises:
-        UserError: a file is there already, the data cannot be read or split, or no image is left.
+        UserError: a file is there already or is one of the data, which cannot be read or split, or no image is left.
     """
     from data.datasets import describe_split, open_dataset, print_data
     from data.run_split import split_for_training
@@ -151,6 +155,7 @@ def write_splits(
     paths = {fold: out if len(wanted) == 1 else fold_path(out, fold) for fold in wanted}
     _check_free(list(paths.values()), overwrite)
     dataset = open_dataset(str(dataroot), image_root=image_root, seed=plan.seed)
+    _check_no_data(list(paths.values()), dataset)
     splits = {path: split_for_training(dataset, replace(plan, fold=fold)) for fold, path in paths.items()}
     for path, rows in splits.items():
         _check_some_left(path, rows)
@@ -172,6 +177,21 @@ def _check_some_left(path: Path, rows: Sequence[SplitRow]) -> None:
             found=f"{len(rows)} images, all left out ({', '.join(sorted(reasons)[:3])})",
             remedy="mend the data (3TDCFNet_data.py doctor says what is wrong), or keep copies (--duplicates keep)",
         )
+
+
+def _check_no_data(paths: Sequence[Path], dataset: Dataset) -> None:
+    """Refuse to replace what the data consists of, its tables among it."""
+    from data.doctor_manifest import data_files
+    from data.labels_file import LABELS_FILE
+    from data.manifest import MANIFEST_FILE
+
+    tables = (dataset.root, dataset.root / MANIFEST_FILE, dataset.root / LABELS_FILE)
+    taken = {path.resolve() for path in (*data_files(dataset.records), *tables)}
+    for path in paths:
+        if path.resolve() in taken:
+            raise UserError(
+                f"{path}: would replace or change the data", expected="a split file", remedy="choose another --out"
+            )
 
 
 def _check_free(paths: Sequence[Path], overwrite: bool) -> None:

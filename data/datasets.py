@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from data.cache import CACHE_GB, DecodedDataset, Fingerprint, open_decoded
 from data.contents import describe_contents
+from data.groups import DUPLICATE_OF
 from data.images import read_smear
 from data.leaks import accepted
 from data.near_duplicates import (
@@ -215,7 +216,7 @@ def labels_found(side: Side) -> str:
 def exclusion_summary(rows: Sequence[SplitRow]) -> dict[str, int]:
     """How many files the split leaves out, by kind of reason."""
     kinds = Counter(
-        "duplicate" if row.reason.startswith("duplicate") else row.reason for row in rows if row.split not in SIDES
+        "duplicate" if row.reason.startswith(DUPLICATE_OF) else row.reason for row in rows if row.split not in SIDES
     )
     return dict(kinds)
 

@@ -13,6 +13,7 @@ from data.records import CLASS_NAMES
 from util.errors import UserError
 
 _ATTEMPTS = 20
+_ROUNDING = 1e-6  # 1 - 0.7 - 0.3 is no share, though above 0
 _REMEDY = (
     "add smears of other patients, do without a test side (--test_fraction 0), or take fewer folds or smaller blocks"
 )
@@ -21,11 +22,11 @@ _REMEDY = (
 def check_fractions(fractions: Sequence[float]) -> None:
     """Refuse what are no three shares of a whole."""
     valid = len(fractions) == 3 and all(math.isfinite(share) and share >= 0 for share in fractions)
-    if not valid or not math.isclose(sum(fractions), 1, abs_tol=1e-6) or fractions[0] == 0:
+    if not valid or not math.isclose(sum(fractions), 1, abs_tol=_ROUNDING) or fractions[0] < _ROUNDING:
         raise UserError(
             "the fractions of the split cannot be used",
             expected="three shares for train, val and test that add up to 1, with some for train",
-            found=str(tuple(fractions)),
+            found=str(tuple(round(share, 6) for share in fractions)),
             remedy="for example 0.7 0.15 0.15",
         )
 

@@ -17,10 +17,9 @@ from data.doctor_case import LEVELS, Case, Finding
 from data.doctor_classes import group_facts
 from data.doctor_colour import colour_confound, colour_score
 from data.doctor_facts import Examined, Problem, SmearFacts, examine_files
-from data.doctor_files import file_scores
 from data.doctor_findings import CHECKS, in_order
-from data.doctor_masks import mask_fault, mask_scores
-from data.groups import blood_count, exclusions, group_ids
+from data.doctor_masks import mask_fault
+from data.groups import BOTH_CLASSES, blood_count, exclusions, group_ids
 from data.images import read_smear
 from data.near_duplicates import NearPair, find_near_duplicates
 from data.overlaps import confirmed
@@ -31,7 +30,6 @@ from data.splits import block_ids
 from util.errors import UserError
 
 JSON_SCHEMA = 1
-BOTH = "stands in both classes"  # as ``exclusions`` words it
 _MASK_FAULTS = {
     "mask_empty": "its mask holds no cell",
     "mask_full": "its mask is cell all over",
@@ -84,9 +82,12 @@ def examine_dataroot(
         progress: whether bars are drawn on stderr.
 
     Raises:
-        UserError: there is no data root that could be listed at all.
+        UserError: there is no data root that could be listed at all; by blocks, a name without a number; a process was
+            ended from outside.
     """
     records, problems = survey_dataroot(root, image_root=image_root)
+    if split_by == "blocks":  # refused before the work, not after it
+        block_ids(records, [record.name for record in records], block_size)
     examined = examine_files(records, workers=workers, progress=progress)
     pairs, left_out = _near_duplicates(records, examined, progress), _left_out(records, examined)
     blood = _blood_counts(records)
@@ -162,7 +163,8 @@ def _left_out(records: Sequence[SmearRecord], examined: Examined) -> dict[int, s
     facts = examined.facts
     reasons = {index: reason for index, one in enumerate(facts) if (reason := _fault(one))}
     readable = [index for index, one in enumerate(facts) if one.problem is None]
-    contested = {index: reason for index, reason in _excluded(records, facts, readable).items() if reason == BOTH}
+    whole = _excluded(records, facts, readable)
+    contested = {index: reason for index, reason in whole.items() if reason == BOTH_CLASSES}
     reasons = contested | {index: reason for index, reason in reasons.items() if index not in contested}
     return reasons | _excluded(records, facts, [index for index in readable if index not in reasons])
 
@@ -217,8 +219,8 @@ def _figures(case: Case, score: ColourScore | UserError | None) -> dict[str, Any
         "kept_by_class": by_class | {"unknown": labels.count(None)},
         "groups": group_facts(case),
         "colour": colour,
-        "file_facts": {key: asdict(value) for key, value in file_scores(case).items()},
-        "mask_levels": {key: asdict(value) for key, value in mask_scores(case).items()},
+        "file_facts": {key: asdict(value) for key, value in case.file_scores.items()},
+        "mask_levels": {key: asdict(value) for key, value in case.mask_scores.items()},
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from data.doctor_facts import Problem, SmearFacts
 from data.groups import Sets
 from data.near_duplicates import NearPair
-from data.records import SmearRecord
+from data.records import ANEMIC, SmearRecord
 
 Level = Literal["error", "warning", "note"]
 SURELY = 0.55  # AUROC that an interval must leave behind before anything is said of chance
@@ -134,6 +134,33 @@ class Case:
             same[self.facts[index].digest].append(index)
         return [indices for indices in same.values() if len(indices) > 1]
 
+    @cached_property
+    def file_scores(self) -> dict[str, Score]:
+        """How far facts of the files alone tell the classes apart."""
+        facts = self.facts
+        numbers: dict[str, dict[int, float]] = {
+            "file size": {index: float(facts[index].size) for index in self.labelled},
+            "width": {index: float(facts[index].width) for index in self.labelled},
+            "height": {index: float(facts[index].height) for index in self.labelled},
+        }
+        words: dict[str, dict[int, str]] = {
+            "format": {index: facts[index].format for index in self.labelled},
+            "pixel mode": {index: f"{facts[index].mode}{facts[index].bits}" for index in self.labelled},
+            "EXIF data": {index: str(facts[index].exif) for index in self.labelled},
+        }
+        return self._scores(numbers | {key: self._share_of_anemic(known) for key, known in words.items()})
+
+    @cached_property
+    def mask_scores(self) -> dict[str, Score]:
+        """How far the masks' grey levels tell the classes apart: the dark and the light one, and their number."""
+        values: dict[str, dict[int, float]] = {"dark level": {}, "light level": {}, "number of levels": {}}
+        for index in self.labelled:
+            mask = self.facts[index].mask
+            if mask:
+                for key, level in zip(values, (mask.dark, mask.light, mask.levels), strict=True):
+                    values[key] |= {} if level is None else {index: float(level)}
+        return self._scores(values)
+
     def in_both_classes(self, indices: Iterable[int]) -> bool:
         """Whether smears stand in more than one class."""
         return len({self.records[index].label for index in indices} - {None}) > 1
@@ -141,6 +168,16 @@ class Case:
     def names(self, indices: Iterable[int]) -> list[str]:
         """Names of smears."""
         return [self.records[index].name for index in indices]
+
+    def _share_of_anemic(self, words: dict[int, str]) -> dict[int, float]:
+        """Replace each word by the share of Anemic among the smears that have it."""
+        total = Counter(words.values())
+        anemic = Counter(word for index, word in words.items() if self.records[index].label == ANEMIC)
+        return {index: anemic[word] / total[word] for index, word in words.items()}
+
+    def _scores(self, values: dict[str, dict[int, float]]) -> dict[str, Score]:
+        """``score`` of each number for which there is one."""
+        return {key: score for key, known in values.items() if (score := self.score(known))}
 
     def score(self, values: dict[int, float]) -> Score | None:
         """How far a number known of labelled, kept smears tells the classes apart; None where one class has none."""
@@ -157,6 +194,13 @@ class Case:
         )
         interval = metrics["ci95"]["auroc"]
         return Score(metrics["auroc"], tuple(interval) if interval else None)
+
+
+def about_files(
+    key: str, level: Level, title: str, sentence: str, remedy: str, reasons: dict[str, str]
+) -> list[Finding]:
+    """A finding about the files that have a reason; none where there are none."""
+    return [Finding(key, level, title, sentence, remedy, list(reasons), reasons)] if reasons else []
 
 
 def joined_sets(pairs: Iterable[tuple[Hashable, Hashable]]) -> list[list[Any]]:

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from data.doctor_case import Case, Finding, Level
+from data.doctor_case import Case, Finding, Level, about_files
 from data.doctor_words import counted, label_word
 from data.groups import parent_name
 from data.records import ANEMIC, CLASS_NAMES, HEALTHY
@@ -124,13 +124,11 @@ def stated_split(case: Case) -> list[Finding]:
 
 def reports_unreadable(case: Case) -> list[Finding]:
     """Blood counts that cannot be read or say what no blood has."""
-    if not case.report_problems:
-        return []
     reasons = {name: f"{problem.what}: {problem.found}" for name, problem in case.report_problems.items()}
     text = f"{counted(len(reasons), 'blood counts')} cannot be read, or not as values that blood has."
     remedy = "Correct or remove them: they say which smears are one patient's."
     title = "Blood counts that cannot be read"
-    return [Finding("unreadable_blood_counts", "error", title, text, remedy, list(reasons), reasons)]
+    return about_files("unreadable_blood_counts", "error", title, text, remedy, reasons)
 
 
 def haemoglobin(case: Case) -> list[Finding]:

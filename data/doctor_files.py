@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from statistics import median
 
-from data.doctor_case import Case, Finding, Level, Score
+from data.doctor_case import Case, Finding, Level, about_files
 from data.doctor_words import GIVES_AWAY, counted, plain_score, telling_text
 from data.notice import notice_folders
-from data.records import ANEMIC
 
 FLAT_CONTRAST = 2.0  # standard deviation of the levels
 SIZE_GIVES_AWAY = 0.7  # the same for a file's size, which also tells how much there is to see
@@ -16,21 +15,19 @@ SIZE_GIVES_AWAY = 0.7  # the same for a file's size, which also tells how much t
 
 def files_unreadable(case: Case) -> list[Finding]:
     """Images and masks that cannot be read, and what is wrong with the folder as a whole."""
-    found = []
+    found: list[Finding] = []
     for key, kind, problems in (
         ("unreadable_images", "images", [facts.problem for facts in case.facts]),
         ("unreadable_masks", "masks", [facts.mask_problem for facts in case.facts]),
     ):
         reasons = {
-            record.name: f"{problem.found or problem.what}"
+            record.name: problem.found or problem.what
             for record, problem in zip(case.records, problems, strict=True)
             if problem is not None
         }
-        if reasons:
-            text = f"{counted(len(reasons), kind)} cannot be read."
-            remedy = "Copy or download the files again, convert them to PNG, or take them out."
-            title = f"{kind.capitalize()} that cannot be read"
-            found.append(Finding(key, "error", title, text, remedy, list(reasons), reasons))
+        text = f"{counted(len(reasons), kind)} cannot be read."
+        remedy = "Copy or download the files again, convert them to PNG, or take them out."
+        found += about_files(key, "error", f"{kind.capitalize()} that cannot be read", text, remedy, reasons)
     return found
 
 
@@ -73,11 +70,9 @@ def orientations(case: Case) -> list[Finding]:
         for index in case.readable
         if case.facts[index].orientation != 1
     }
-    if not reasons:
-        return []
     text = f"{counted(len(reasons), 'images', 'is', 'are')} turned upright by their EXIF orientation when read."
     remedy = "Save them upright: programmes that ignore EXIF would lay the mask wrongly on the image."
-    return [Finding("orientation", "warning", "Images stored turned", text, remedy, list(reasons), reasons)]
+    return about_files("orientation", "warning", "Images stored turned", text, remedy, reasons)
 
 
 def sizes(case: Case) -> list[Finding]:
@@ -112,42 +107,15 @@ def flat_images(case: Case) -> list[Finding]:
         for index in case.readable
         if case.facts[index].contrast < FLAT_CONTRAST
     }
-    if not reasons:
-        return []
     text = f"{counted(len(reasons), 'images', 'is', 'are')} of one colour: nothing can be seen on them."
-    return [Finding("flat", "warning", "Images that show nothing", text, "Take them out.", list(reasons), reasons)]
-
-
-def file_scores(case: Case) -> dict[str, Score]:
-    """How far facts of the files alone tell the classes apart."""
-    facts = case.facts
-    numbers: dict[str, dict[int, float]] = {
-        "file size": {index: float(facts[index].size) for index in case.labelled},
-        "width": {index: float(facts[index].width) for index in case.labelled},
-        "height": {index: float(facts[index].height) for index in case.labelled},
-    }
-    words: dict[str, dict[int, str]] = {
-        "format": {index: facts[index].format for index in case.labelled},
-        "pixel mode": {index: f"{facts[index].mode}{facts[index].bits}" for index in case.labelled},
-        "EXIF data": {index: str(facts[index].exif) for index in case.labelled},
-    }
-    numbers |= {key: _share_of_anemic(case, known) for key, known in words.items()}
-    scores = {key: case.score(known) for key, known in numbers.items()}
-    return {key: score for key, score in scores.items() if score}
-
-
-def _share_of_anemic(case: Case, words: dict[int, str]) -> dict[int, float]:
-    """Replace each word by the share of Anemic among the smears that have it."""
-    total = Counter(words.values())
-    anemic = Counter(word for index, word in words.items() if case.records[index].label == ANEMIC)
-    return {index: anemic[word] / total[word] for index, word in words.items()}
+    return about_files("flat", "warning", "Images that show nothing", text, "Take them out.", reasons)
 
 
 def file_gives_away(case: Case) -> list[Finding]:
     """Facts of the files that tell the class."""
     telling = {
         key: score
-        for key, score in file_scores(case).items()
+        for key, score in case.file_scores.items()
         if score.certain and score.strength >= (SIZE_GIVES_AWAY if key == "file size" else GIVES_AWAY)
     }
     if not telling:

@@ -15,6 +15,7 @@ from pathlib import Path
 from data.doctor import Diagnosis
 from data.doctor_case import Case, joined_sets
 from data.manifest import MANIFEST_FILE, write_manifest
+from data.records import SmearRecord
 from util.errors import UserError
 from util.files import atomic_write, unwritable
 
@@ -67,9 +68,9 @@ def check_writable(path: Path) -> None:
         raise unwritable(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
 
 
-def data_files(case: Case) -> Iterable[Path]:
+def data_files(records: Iterable[SmearRecord]) -> Iterable[Path]:
     """Every file that the data consists of."""
-    for record in case.records:
+    for record in records:
         yield from (path for path in (record.image, record.mask, record.cbc) if path is not None)
 
 

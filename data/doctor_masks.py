@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from data.doctor_case import Case, Finding, Level, Score
+from data.doctor_case import Case, Finding, Level, about_files
 from data.doctor_facts import MaskFacts
 from data.doctor_words import GIVES_AWAY, counted, plain_score, telling_text
 from data.records import ANEMIC, HEALTHY
@@ -42,16 +42,14 @@ _FAULTS: dict[str, tuple[Level, str, tuple[str, str], str, str]] = {
 
 def pairs_mismatched(case: Case) -> list[Finding]:
     """Masks of another size than their image."""
-    reasons = {}
-    for record, facts in zip(case.records, case.facts, strict=True):
-        mask = facts.mask
-        if mask and (mask.width, mask.height) != (facts.width, facts.height):
-            reasons[record.name] = f"image {facts.width}x{facts.height}, mask {mask.width}x{mask.height}"
-    if not reasons:
-        return []
+    reasons = {
+        record.name: f"image {facts.width}x{facts.height}, mask {mask.width}x{mask.height}"
+        for record, facts in zip(case.records, case.facts, strict=True)
+        if (mask := facts.mask) and (mask.width, mask.height) != (facts.width, facts.height)
+    }
     text = f"{counted(len(reasons), 'masks', 'has', 'have')} another size than the image."
     remedy = "Export the masks again at the image's size, or remove the pairs."
-    return [Finding("pair_sizes", "error", "Masks that do not fit their image", text, remedy, list(reasons), reasons)]
+    return about_files("pair_sizes", "error", "Masks that do not fit their image", text, remedy, reasons)
 
 
 def mask_contents(case: Case) -> list[Finding]:
@@ -61,12 +59,10 @@ def mask_contents(case: Case) -> list[Finding]:
         kind = mask_fault(facts.mask) if facts.mask else None
         if kind and facts.mask:
             kinds[kind][record.name] = _mask_words(kind, facts.mask)
-    found = []
-    for key, reasons in kinds.items():
-        if reasons:
-            level, title, verbs, rest, remedy = _FAULTS[key]
-            text = f"{counted(len(reasons), 'masks', *verbs)} {rest}."
-            found.append(Finding(key, level, title, text, remedy, list(reasons), reasons))
+    found: list[Finding] = []
+    for key, (level, title, verbs, rest, remedy) in _FAULTS.items():
+        text = f"{counted(len(kinds[key]), 'masks', *verbs)} {rest}."
+        found += about_files(key, level, title, text, remedy, kinds[key])
     return found
 
 
@@ -92,34 +88,19 @@ def _mask_words(kind: str, mask: MaskFacts) -> str:
 
 def mask_levels(case: Case) -> list[Finding]:
     """Masks of more than two grey levels."""
-    reasons = {}
-    for record, facts in zip(case.records, case.facts, strict=True):
-        if facts.mask and facts.mask.levels > 2:
-            dark, light = facts.mask.dark, facts.mask.light
-            reasons[record.name] = f"{facts.mask.levels} grey levels, mostly {dark} and {light}"
-    if not reasons:
-        return []
+    reasons = {
+        record.name: f"{mask.levels} grey levels, mostly {mask.dark} and {mask.light}"
+        for record, facts in zip(case.records, case.facts, strict=True)
+        if (mask := facts.mask) and mask.levels > 2
+    }
     text = f"{counted(len(reasons), 'masks', 'holds', 'hold')} more than two grey levels, cut at level 128 when read."
     remedy = "Nothing, as long as cells and background lie on either side of 128."
-    return [Finding("mask_levels", "note", "Masks with many grey levels", text, remedy, list(reasons), reasons)]
-
-
-def mask_scores(case: Case) -> dict[str, Score]:
-    """How far the grey levels of the masks tell the classes apart: the dark and the light one, and their number."""
-    values: dict[str, dict[int, float]] = {"dark level": {}, "light level": {}, "number of levels": {}}
-    for index in case.labelled:
-        mask = case.facts[index].mask
-        if mask:
-            levels = zip(values, (mask.dark, mask.light, mask.levels), strict=True)
-            for key, level in levels:
-                values[key] |= {} if level is None else {index: float(level)}
-    scores = {key: case.score(known) for key, known in values.items()}
-    return {key: score for key, score in scores.items() if score}
+    return about_files("mask_levels", "note", "Masks with many grey levels", text, remedy, reasons)
 
 
 def mask_gives_away(case: Case) -> list[Finding]:
     """Masks whose grey level tells the class."""
-    telling = {key: score for key, score in mask_scores(case).items() if score.strength >= GIVES_AWAY and score.certain}
+    telling = {key: score for key, score in case.mask_scores.items() if score.strength >= GIVES_AWAY and score.certain}
     if not telling:
         return []
     key, score = max(telling.items(), key=lambda item: item[1].strength)

@@ -24,18 +24,19 @@ def files_below(folder: Path, root: Path, problems: Problems, *, deep: bool = Tr
         problems: takes broken, endless and outward links, devices and folders that cannot be listed.
         deep: at any depth; False leaves the sub-folders out.
     """
-    pending = [folder]
+    pending: list[tuple[Path, tuple[Path, ...]]] = [(folder, ())]  # and the real folders whose links led there
     while pending:
-        current = pending.pop()
+        current, way = pending.pop()
         entries: list[os.DirEntry[str]] = []
         with problems.kept():
             check_inside(current, root)
             entries = _entries(current)
         for entry in entries:
             with problems.kept():
-                _check_entry(entry, current, root)
+                _check_entry(entry, current, root, way)
                 if entry.is_dir():
-                    pending += [current / entry.name] if deep else []
+                    beyond = (*way, current.resolve()) if entry.is_symlink() else way
+                    pending += [(current / entry.name, beyond)] if deep else []
                 else:
                     yield current / entry.name
 
@@ -59,12 +60,12 @@ def unlistable(folder: Path, error: OSError) -> UserError:
     )
 
 
-def _check_entry(entry: os.DirEntry[str], current: Path, root: Path) -> None:
+def _check_entry(entry: os.DirEntry[str], current: Path, root: Path, way: Sequence[Path]) -> None:
     """Refuse links that lead astray and what is neither a file nor a folder."""
     path = current / entry.name
     if entry.is_symlink():
         check_inside(path, root)
-        _check_no_loop(path, current)
+        _check_no_loop(path, (*way, current.resolve()))
     if not entry.is_dir() and not entry.is_file():
         raise UserError(f"{path}: no regular file", expected="an image", found="a device or pipe", remedy="remove it")
 
@@ -89,12 +90,12 @@ def check_inside(path: Path, root: Path) -> None:
         )
 
 
-def _check_no_loop(path: Path, current: Path) -> None:
-    """Refuse a link to one of the folders around it, which would never end."""
-    if current.resolve().is_relative_to(path.resolve()):
-        remedy = "remove the link"
+def _check_no_loop(path: Path, way: Sequence[Path]) -> None:
+    """Refuse a link to a folder around it, or around a link that led here: both would never end."""
+    real = path.resolve()
+    if any(passed.is_relative_to(real) for passed in way):
         raise UserError(
-            f"{path}: endless link", expected="an image or a folder", found=str(path.resolve()), remedy=remedy
+            f"{path}: endless link", expected="an image or a folder", found=str(real), remedy="remove the link"
         )
 
 

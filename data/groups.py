@@ -21,6 +21,8 @@ from data.records import SmearRecord
 # A number that stands for itself, unlike those in the unit "10^3/uL".
 _FIGURE = re.compile(r"(?<![\w^.])\d+(?:\.\d+)?(?![\w^])")
 _READERS = 16
+# How the reasons of ``exclusions`` are worded; split files hold them.
+DUPLICATE_OF, BOTH_CLASSES = "duplicate of ", "stands in both classes"
 
 JoiningKey: TypeAlias = tuple[str, str]  # the kind of bond, and what is shared
 
@@ -71,9 +73,9 @@ def exclusions(records: Sequence[SmearRecord], digests: Sequence[str]) -> dict[s
     for same in equal.values():
         first, *others = sorted(same, key=lambda record: record.name)
         if len({record.label for record in same} - {None}) > 1:
-            reasons |= {record.name: "stands in both classes" for record in same}
+            reasons |= {record.name: BOTH_CLASSES for record in same}
         else:
-            reasons |= {record.name: f"duplicate of {first.name}" for record in others}
+            reasons |= {record.name: f"{DUPLICATE_OF}{first.name}" for record in others}
     return reasons
 
 

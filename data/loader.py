@@ -364,7 +364,9 @@ class BatchLoader:
                 remedy=f"give --batchSize {len(self.indices)} or less",
             )
         side = smears.load_size if augment else crop_size
-        self._memory = _FloatMemory(-(-max(self._sizes) // share[1]), side, spare=workers + 2)
+        # What is left of an epoch begun with another --batchSize may end in a fuller batch than a whole epoch has.
+        largest = min(len(self.indices), batch_size + self._fewest - 1)
+        self._memory = _FloatMemory(-(-largest // share[1]), side, spare=workers + 2)
         self._has_mask, self._labels = smears.has_mask.to(self.device), smears.labels.to(self.device)
 
     def _check(self) -> None:

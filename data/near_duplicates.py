@@ -95,6 +95,8 @@ def find_near_duplicates(
     for given in (fingerprints, others):
         if given is not None:
             _check(given)
+    if not len(fingerprints) or (others is not None and not len(others)):
+        return []
     within = others is None
     together = fingerprints if others is None else np.concatenate([fingerprints, others])
     equal = _equal_sets(together)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
 from data.dealing import check_fractions, deal
-from data.groups import blood_count, blood_counts, exclusions, group_ids, parent_name
+from data.groups import DUPLICATE_OF, blood_count, blood_counts, exclusions, group_ids, parent_name
 from data.leaks import Leak, check_groups, find_leaks
 from data.near_duplicates import NearPair
 from data.placement import Placement, place
@@ -145,7 +145,7 @@ def given_split(
             there = [pair for pair in pairs if pair[0].split == side]
             reasons |= exclusions([record for record, _ in there], [digest for _, digest in there])
         everywhere = _exclusions_of_the_rest(records, digests)
-        reasons |= {name: reason for name, reason in everywhere.items() if not reason.startswith("duplicate")}
+        reasons |= {name: reason for name, reason in everywhere.items() if not reason.startswith(DUPLICATE_OF)}
     side_of = {record.name: EXCLUDED if record.name in reasons else str(record.split) for record in records}
     kept = {record.name: GIVEN for record in records}
     return _rows(records, group_ids(records, digests, near), digests, side_of, kept | reasons, leaks=True)

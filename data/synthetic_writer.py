@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -23,6 +24,7 @@ from data.synthetic_masks import anerbc_mask
 from data.synthetic_populations import blood_count_report
 from util.cores import usable_cores
 from util.errors import UserError
+from util.files import unwritable
 
 TREE = "AneRBC-I"
 NOTICE = "SYNTHETIC.txt"
@@ -89,7 +91,8 @@ def write_dataset(
         overwrite: replace a synthetic data set that lies at ``out``. Anything else there is never replaced.
 
     Raises:
-        UserError: an argument is out of range, or ``out`` cannot be written or is not free.
+        UserError: an argument is out of range, ``out`` cannot be written or is not free, or a process was ended from
+            outside.
     """
     out = Path(out).resolve()
     check_arguments(seed=seed, size=size)
@@ -164,6 +167,8 @@ def _built_beside(out: Path) -> Iterator[Path]:
         partial.mkdir()
         yield partial
         _swap(partial, out, work / "old")
+    except OSError as error:
+        raise unwritable(out, error) from error
     finally:
         shutil.rmtree(work)
 
@@ -198,7 +203,15 @@ def _run(jobs: list[_Job], workers: int) -> Iterator[list[CellTruth]]:
         return
     # Spawned, not forked: the caller may have started threads (torch, a progress bar), which a fork would break.
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from tqdm(pool.map(_write_picture, jobs, chunksize=4), **progress)
+        try:
+            yield from tqdm(pool.map(_write_picture, jobs, chunksize=4), **progress)
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a process that drew smears was ended from outside",
+                expected="enough memory for one smear in each process",
+                found=str(error),
+                remedy="use fewer processes (--workers 1)",
+            ) from error
 
 
 def _write_picture(job: _Job) -> list[CellTruth]:

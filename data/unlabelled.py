@@ -13,6 +13,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -272,16 +273,29 @@ def _of_pattern(pattern: str, hidden: set[Path]) -> Unlabelled:
     parts = Path(pattern).parts
     fixed = Path(*parts[: next(index for index, part in enumerate(parts) if glob.has_magic(part))])
     found = Unlabelled(fixed.absolute(), PATTERN)
-    paths: list[Path] = []
+    start, paths = fixed.resolve(), list[Path]()
+    listed, own = set[Path](), set[Path]()  # folders looked into, and those of this toolkit
+
+    @cache
+    def around(folder: Path) -> Path | None:
+        real = folder.resolve()
+        return next((each for each in hidden if start in each.parents and real.is_relative_to(each)), None)
+
     for path in map(Path, sorted(glob.glob(pattern, recursive=True))):  # noqa: PTH207 - Path.glob takes no absolute one
-        if path.is_dir():
-            inside = path.resolve()
-            if not any(inside.is_relative_to(folder) for folder in hidden):
-                paths += _images_below(path, found, hidden)
+        if not listed.isdisjoint(path.parents):
+            continue  # "**" fits a folder and once more what lies in it
+        folder = path if path.is_dir() else path.parent
+        if held := around(folder):
+            own.add(held)
+        elif folder == path:
+            listed.add(path)
+            paths += _images_below(path, found, hidden)
         elif is_image_name(path):
             paths.append(path)
         elif not ignored(path.name):
             found.passed_over[path.suffix.lower()] += 1
+    for place in sorted(own):
+        found.notes.append(f"{str(place.relative_to(start))!r} holds this toolkit's own files: left out.")
     names = {path.relative_to(fixed).as_posix(): path.absolute() for path in paths}
     found.records = [SmearRecord(name, path) for name, path in names.items()]
     return _perhaps_joined(found)

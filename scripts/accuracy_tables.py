@@ -30,15 +30,14 @@ def read_runs(path: Path) -> list[Row]:
     """
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines()
+    *lines, torn = path.read_text(encoding="utf-8").split("\n")
+    if torn:  # also where its end alone is missing: the next row would be written behind it
+        atomic_write(path, "".join(f"{line}\n" for line in lines))
     rows = []
     for number, line in enumerate(lines, 1):
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError as error:
-            if number == len(lines):
-                path.write_text("".join(f"{whole}\n" for whole in lines[:-1]), encoding="utf-8")
-                break
             raise UserError(f"{path}, line {number}, is no row of a benchmark", found=str(error)) from None
     return rows
 

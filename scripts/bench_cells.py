@@ -241,6 +241,19 @@ class PointScore:
         return said
 
 
+def read_points(path: Path) -> npt.NDArray[np.int64]:
+    """The points of a smear: column, row and class of each, (n, 3).
+
+    Raises:
+        UserError: a line that is none.
+    """
+    rows = [line.split()[:3] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        return np.array(rows, np.int64).reshape(-1, 3)
+    except ValueError as error:
+        raise UserError(f"{path} holds no points", expected="lines of x y class", found=str(error)) from None
+
+
 def score_points(methods: dict[str, Cells], images: Path, labels: Path) -> dict[str, Any]:
     """Score smears whose cells are marked by points."""
     scores = {name: PointScore() for name in methods}
@@ -248,8 +261,7 @@ def score_points(methods: dict[str, Cells], images: Path, labels: Path) -> dict[
         text = labels / f"{path.stem}.txt"
         if not text.is_file():
             continue
-        points = np.array([line.split()[:3] for line in text.read_text().splitlines() if line.strip()], np.int64)
-        rgb = read_rgb(path)
+        points, rgb = read_points(text), read_rgb(path)
         for name, find in methods.items():
             scores[name].add(*find(rgb), points)
     if not all(score.points for score in scores.values()):

@@ -30,6 +30,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
 from util.errors import UserError, run_door  # noqa: E402 - the path must be set first
+from util.files import atomic_write  # noqa: E402
 
 DIFFERENT = 24  # synthetic smears, each shown shifted
 BATCH = 32
@@ -316,7 +317,8 @@ def main() -> int:
         each = [1000 * one["seconds"] / one["images"] for one in found]
         print("\nmilliseconds an image: " + ", ".join(f"{ms:.2f} at {n:,}" for ms, n in zip(each, counts, strict=True)))
     if given.out:
-        given.out.write_text(json.dumps({"cores": os.cpu_count(), "runs": found}, indent=1) + "\n")
+        content = {"cores": os.cpu_count(), "runs": found}
+        atomic_write(given.out, json.dumps(content, indent=1) + "\n", make_parents=True)
     return 0
 
 

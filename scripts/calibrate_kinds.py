@@ -33,7 +33,7 @@ from models.module2.analysis import CellAnalyser, changed  # noqa: E402
 from models.module2.finder import SHIPPED, load_finder  # noqa: E402
 from models.module2.kinds import KindLimits, kinds_of  # noqa: E402
 from models.module2.morphometry import CellTable, measure_cells  # noqa: E402
-from scripts.bench_cells import CHULA_KINDS, RESAMPLES, pictures  # noqa: E402
+from scripts.bench_cells import CHULA_KINDS, RESAMPLES, pictures, read_points  # noqa: E402
 from util.device import choose_device  # noqa: E402
 from util.errors import UserError, run_door  # noqa: E402
 from util.results import write_json  # noqa: E402
@@ -106,8 +106,7 @@ def labelled_cells(asked: argparse.Namespace) -> list[Labelled]:
         if text.is_file():
             rgb = read_rgb(path)
             instances = instances_of(analyser, rgb, asked.weights, asked.scratch)
-            points = np.array([line.split()[:3] for line in text.read_text().splitlines() if line.strip()], np.int64)
-            found.append(labelled(instances, measure_cells(instances, rgb), points.reshape(-1, 3)))
+            found.append(labelled(instances, measure_cells(instances, rgb), read_points(text)))
     if not sum(len(image.rows) for image in found):
         raise UserError(f"no picture in {images} has points in {labels}", expected="IMAGE.txt beside every IMAGE.png")
     return found

@@ -32,6 +32,7 @@ from scipy.stats import norm, t  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from util.errors import UserError, run_door  # noqa: E402
+from util.files import atomic_write  # noqa: E402
 from util.intervals import Sizes, difference_interval, interval, left_out_weights, sizes_of  # noqa: E402
 
 Floats = NDArray[np.float64]
@@ -282,7 +283,7 @@ def main() -> int:
         show(sizes, rows, given.repeats)
         said.append({"sizes": sizes.tolist(), "repeats": given.repeats, "designs": rows})
     if given.out:
-        given.out.write_text(json.dumps(said, indent=1) + "\n")
+        atomic_write(given.out, json.dumps(said, indent=1) + "\n", make_parents=True)
     return 0
 
 

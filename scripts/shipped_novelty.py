@@ -111,6 +111,13 @@ def measure(stream: SmearStream, panel: Panel, *, damaged: bool) -> None:
             (said,) = panel(batches_of(rgb, panel.load_sizes, torch.device("cpu")))
             if said.novelty is not None:
                 told.append(said.novelty)
+        if not told:
+            raise UserError(
+                "nothing is known of what the training images are like",
+                expected="a reference beside the weights, and images",
+                found=f"no verdict on {len(stream.names)} images",
+                remedy="learn one first (--smears)",
+            )
         over = [[one.score > 1, (one.features or 0) > 1, one.focus > 1, one.stain > 1] for one in told]
         shares = "".join(f"{share:>8.3f}" for share in np.mean(over, axis=0))
         print(f"{what:>18} {len(told):>7}{shares} {np.median([one.score for one in told]):>7.2f}", flush=True)

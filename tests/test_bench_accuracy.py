@@ -165,6 +165,8 @@ def test_a_torn_last_row_is_left_out_and_another_is_an_error(tmp_path):
     path.write_text(f"{good}\n{good[:50]}")
     assert len(read_runs(path)) == 1
     assert path.read_text() == f"{good}\n"  # so that the next row begins a line of its own
+    path.write_text(f"{good}\n{good}")  # torn before its end: the next row would be written behind it
+    assert len(read_runs(path)) == 1 and path.read_text() == f"{good}\n"
     path.write_text(f"{good[:50]}\n{good}\n")
     with pytest.raises(UserError, match="line 1"):
         read_runs(path)

@@ -452,6 +452,17 @@ def test_no_split_is_written_of_which_every_image_is_left_out(tmp_path, folds):
     assert not list(tmp_path.glob("*.csv"))
 
 
+@pytest.mark.parametrize("out", ["manifest.csv", "labels.csv", "image"])
+def test_a_split_never_replaces_the_data(tmp_path, out):
+    root = write_tree(tmp_path / "smears", numbers=range(1, 4))
+    image = next(root.rglob("Original_images/*.png"))
+    path = image if out == "image" else root / out
+    before = image.read_bytes()
+    with pytest.raises(UserError, match="would replace or change the data"):
+        write_splits(root, path, SplitPlan((0.5, 0.25, 0.25), seed=0), overwrite=True)
+    assert image.read_bytes() == before and not (root / "labels.csv").exists()
+
+
 def test_one_plan_is_made_of_the_options_of_either_command():
     asked = Namespace(
         val_fraction=0.2, test_fraction=0.1, seed=5, duplicates="keep", split_by="blocks", block_size=7, folds=3,

@@ -14,6 +14,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ import pytest
 from PIL import Image
 
 from data.doctor import as_json, examine_dataroot, printable, summary
-from data.doctor_case import Score, joined_sets
+from data.doctor_case import Case, Score, joined_sets
 from data.doctor_facts import _otsu, examine_files
 from data.images import otsu_mask
 from data.manifest import read_manifest
@@ -593,6 +594,23 @@ def test_the_command_writes_all_and_touches_no_data(bad_root, tmp_path, monkeypa
     assert "\u202e" not in shown and "\N{REPLACEMENT CHARACTER}txt" in shown
     assert f"--dataroot out/m.csv --image_root {bad_root}" in shown
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["d.html", "d.json", "m.csv", "m.left_out.csv"]
+
+
+def test_every_score_of_a_fact_is_computed_once(bad_root, monkeypatch):
+    asked, compute = [], Case.score
+    monkeypatch.setattr(Case, "score", lambda case, values: asked.append(len(values)) or compute(case, values))
+    diagnosis = examine_dataroot(bad_root, workers=1, progress=False)
+    assert len(asked) == 9  # three numbers and three words of files, three numbers of masks
+    assert {"file size", "format"} <= diagnosis.figures["file_facts"].keys()
+
+
+def test_names_without_a_number_are_refused_before_the_files_are_read(clean_root, monkeypatch):
+    records = [replace(record, name=f"rgb/{'abc'[index % 3] * (index + 1)}.png", parent="") for index, record in
+               enumerate(survey_dataroot(clean_root)[0])]  # fmt: skip
+    monkeypatch.setattr("data.doctor.survey_dataroot", lambda *_, **__: (records, []))
+    monkeypatch.setattr("data.doctor.examine_files", lambda *_, **__: pytest.fail("the files were read first"))
+    with pytest.raises(UserError, match="stands in no block"):
+        examine_dataroot(clean_root, split_by="blocks", progress=False)
 
 
 def test_a_reader_that_leaves_gets_all_files_and_no_traceback(bad_root, tmp_path):

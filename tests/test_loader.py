@@ -297,6 +297,17 @@ def test_a_resumed_run_sees_the_same_batches():
     assert_same(run(resumed, 2), history[2])
 
 
+@pytest.mark.parametrize(("n", "seen", "expected"), [(10, 4, [6]), (11, 5, [6]), (9, 4, [5]), (10, 8, [2])])
+def test_an_epoch_goes_on_with_another_batch_size(n, seen, expected):
+    """As --continue_train with another --batchSize does: what is left is not a whole number of batches."""
+    loader = batches_of(smears(), n=n, batch=5)
+    order = visited(run(loader, 3))
+    loader.set_epoch(3, seen)
+    batches = list(loader)
+    assert [len(batch.index) for batch in batches] == expected
+    assert visited(batches) == order[seen:]
+
+
 def test_an_abandoned_epoch_leaves_no_trace():
     loader = batches_of(smears(), augment=Augmentation())
     expected = run(loader, 1)

@@ -141,6 +141,12 @@ def test_a_crop_of_an_image_large_enough_to_be_halved_is_found():
     assert [(pair.first, pair.second) for pair in find_near_duplicates(prints)] == [(0, 2)]
 
 
+def test_where_nothing_is_asked_about_nothing_is_compared(prints, monkeypatch):
+    monkeypatch.setattr("data.near_duplicates._search", lambda *_: pytest.fail("the other set was searched in itself"))
+    assert find_near_duplicates(prints[:0], prints) == find_near_duplicates(prints, prints[:0]) == []
+    assert find_near_duplicates(prints[:0]) == []
+
+
 def test_different_smears_are_not_joined():
     prints = np.stack([fingerprint(synthesize(index, seed=23).rgb) for index in range(60)])
     assert find_near_duplicates(prints) == []

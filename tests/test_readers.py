@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data.examples import example_batch
 from data.images import read_smear, read_truth
 from data.readers import pair_errors, parent_of, read_dataroot, survey_dataroot
 from data.records import ANEMIC, HEALTHY, SmearRecord
+from data.unlabelled import find_smears
 from util.errors import UserError
 
 ANEMIC_IMAGES = "Anemic_individuals/Original_images"
@@ -677,6 +679,42 @@ def test_broken_and_endless_links_are_refused(tmp_path):
     (tmp_path / "labels.csv").unlink()
     (tmp_path / "rgb/again").symlink_to(tmp_path / "rgb")
     assert "endless link" in refusal(tmp_path).what
+
+
+def test_links_between_two_folders_are_endless_too(tmp_path):
+    make_paired(tmp_path)
+    for one, other in (("a", "b"), ("b", "a")):
+        put(tmp_path / "rgb" / one / f"{one}1.png")
+        put(tmp_path / "binary" / one / f"{one}1.png")
+        (tmp_path / "rgb" / one / f"to_{other}").symlink_to(tmp_path / "rgb" / other)
+    assert "endless link" in refusal(tmp_path).what
+    records, problems = survey_dataroot(tmp_path)
+    endless = sorted(error.what for error in problems if "endless" in error.what)
+    assert [what.partition(str(tmp_path / "rgb"))[2] for what in endless] == [
+        "/a/to_b/to_a: endless link",
+        "/b/to_a/to_b: endless link",
+    ]
+    assert {"rgb/a/a1.png", "rgb/a/to_b/b1.png"} <= {record.name for record in records}
+
+
+def test_an_export_is_not_tried_with_smears_of_which_none_is_there(tmp_path):
+    put_text(tmp_path / "manifest.csv", "image\ngone.png\n")
+    with pytest.raises(UserError, match=r"no smear to try(?s:.*)gone\.png"):
+        example_batch(str(tmp_path), 64, 2)
+
+
+@pytest.mark.parametrize("pattern", ["**", "**/*.png", "*/*/*.png", "*"])
+def test_a_pattern_leaves_the_toolkit_s_own_folders_out_and_counts_every_file_once(tmp_path, pattern):
+    smear, own = put(tmp_path / "smears/deep/1.png"), tmp_path / "results"
+    put_text(smear.parent / "notes.txt", "no image")
+    put(own / "SEG/masks/1.png")
+    put(own / "SEG/mask.png")
+    found = find_smears(f"{tmp_path}/{pattern}", leave_out=[own])
+    assert [record.name for record in found.records] == ["smears/deep/1.png"]
+    assert found.notes == ["'results' holds this toolkit's own files: left out."]
+    assert found.passed_over == ({} if pattern.endswith(".png") else {".txt": 1})
+    inside = find_smears(f"{own}/*", leave_out=[own])  # asked for by name
+    assert [record.name for record in inside.records] == ["SEG/mask.png", "SEG/masks/1.png"]
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")

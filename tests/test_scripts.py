@@ -9,9 +9,12 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from packaging.requirements import Requirement
+
+from util.errors import UserError
 
 HOME = Path(__file__).resolve().parent.parent
 SCRIPTS = ["scripts/environment.sh", "scripts/demo.sh", "scripts/test.sh", ".ci/run"]
@@ -429,3 +432,25 @@ def test_the_demo_leaves_the_shipped_weights_alone():
     name = re.search(r"^NAME=(\w+)$", (HOME / "scripts/demo.sh").read_text(), re.M)[1]
     shipped = {path.parent.name for path in HOME.glob("checkpoints/*/shipped.json")}
     assert shipped and name not in shipped
+
+
+def test_points_are_read_none_too_and_what_is_none_is_named(tmp_path):
+    from scripts.bench_cells import read_points
+
+    path = tmp_path / "1.txt"
+    path.write_text("3 4 0\n\n 5 6 11 more\n")
+    assert read_points(path).tolist() == [[3, 4, 0], [5, 6, 11]]
+    path.write_text("\n")
+    assert read_points(path).shape == (0, 3)
+    for wrong in ("3 4\n", "3 4 x\n", "3 4 0\n5 6\n"):
+        path.write_text(wrong)
+        with pytest.raises(UserError, match=r"1\.txt holds no points"):
+            read_points(path)
+
+
+def test_without_a_reference_nothing_is_measured():
+    from scripts.shipped_novelty import measure
+
+    stream = SimpleNamespace(names=[], pixels=None)
+    with pytest.raises(UserError, match=r"nothing is known(?s:.*)--smears"):
+        measure(stream, SimpleNamespace(load_sizes=[64]), damaged=False)

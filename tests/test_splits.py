@@ -233,7 +233,15 @@ def test_any_three_groups_a_class_give_every_side_every_class(shapes, seed):
 
 
 @pytest.mark.parametrize(
-    "fractions", [(0.7, 0.3), (0.7, 0.2, 0.2), (1.2, -0.1, -0.1), (0, 0.5, 0.5), (float("nan"), 0.5, 0.5)]
+    "fractions",
+    [
+        (0.7, 0.3),
+        (0.7, 0.2, 0.2),
+        (1.2, -0.1, -0.1),
+        (0, 0.5, 0.5),
+        (1 - 0.7 - 0.3, 0.7, 0.3),
+        (float("nan"), 0.5, 0.5),
+    ],
 )
 def test_fractions_that_are_none_are_refused(fractions):
     with pytest.raises(UserError, match="fractions"):

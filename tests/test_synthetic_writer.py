@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -138,8 +139,18 @@ def test_failure_leaves_nothing_behind(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr("data.synthetic_writer.synthesize", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(UserError, match=r"cannot write .*out\s+found: +disk full"):
         write_dataset(tmp_path / "out", count=2, seed=0, size=64, workers=1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_process_that_is_ended_from_outside_is_told(tmp_path, monkeypatch):
+    def killed(*_args, **_kwargs):
+        raise BrokenProcessPool("terminated abruptly")
+
+    monkeypatch.setattr("data.synthetic_writer.ProcessPoolExecutor.map", killed)
+    with pytest.raises(UserError, match=r"ended from outside(?s:.*)--workers 1"):
+        write_dataset(tmp_path / "out", count=2, seed=0, size=64, workers=2)
     assert not list(tmp_path.iterdir())
 
 
