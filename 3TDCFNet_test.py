@@ -46,9 +46,9 @@ def test_run(options: Any) -> int:
     from models.testing import TestRun
     from util.console import headline_lines
     from util.device import choose_device, set_seed
-    from util.files import make_folder
     from util.lock import sole_writer
     from util.memory import keep_freed_memory, out_of_memory_told
+    from util.replace_results import written_beside
     from util.report_gradcam import named_images
     from util.runlog import RunFolder
 
@@ -69,13 +69,17 @@ def test_run(options: Any) -> int:
     named_images(options.gradcam, [smear.name for smear in data.sides["test"].records])  # before anything is judged
     keep_freed_memory()
     remedy = "wait for it or stop it, or choose another --results_dir"
-    with sole_writer(results, remedy=remedy), out_of_memory_told(options.batchSize):
-        cells = cell_stage(options, device, make_folder(results), folder.folder)
-        run = TestRun(saved, device, results, options, folder, binary_sees=binary_sees, cells=cells)
+    with (
+        sole_writer(results, remedy=remedy),
+        out_of_memory_told(options.batchSize),
+        written_beside(results) as unfinished,
+    ):
+        cells = cell_stage(options, device, unfinished, folder.folder)
+        run = TestRun(saved, device, unfinished, options, folder, binary_sees=binary_sees, cells=cells)
         for side in options.splits:
             run.judge(side, data)
         page = run.write_report(data)
-    print(*headline_lines(run.figures or {"splits": {}}), f"report: {page.resolve()}", sep="\n")
+    print(*headline_lines(run.figures or {"splits": {}}), f"report: {(results / page.name).resolve()}", sep="\n")
     return 0
 
 

@@ -168,7 +168,8 @@ def load_training_data(
     earlier = _learned_by_start(options, split_path)
     facts = describe_split(dataset, rows, _leaks_of_start(dataset, parts["test"], earlier, options))
     print_data(facts)
-    _say_of_masks(parts["train"].records)
+    if ranks.first:
+        _say_of_masks(parts["train"].records)
     _check_sides(parts)
     smears = _decoded(dataset, parts["train"].records + parts["val"].records)
     masks = MaskRecord.of(smears)

@@ -29,6 +29,7 @@ from util.files import unwritable
 from util.intervals import METHOD
 from util.metrics import classification_metrics
 from util.provenance import commit
+from util.replace_results import FOLDERS, PAGE, TABLES
 from util.report import ImageRow, Report, write_report
 from util.report_gradcam import GradCams, chosen_images
 from util.report_scores import Judged, difference, operating_point, unit_verdicts
@@ -144,10 +145,9 @@ class TestRun:
     def _clear(self) -> None:
         """Remove an earlier test's files, the page first: what is left of an interrupted test is no whole report."""
         try:
-            predictions = (f"predictions{side}.csv" for side in ("", "_train", "_val"))
-            for name in ("index.html", "metrics.json", *predictions, "cells.csv", "left_out.csv", "gradcam.csv"):
+            for name in (PAGE, *TABLES):
                 (self.results / name).unlink(missing_ok=True)
-            for folder in (self.results / name for name in ("masks", "images", "instances", "cells", "gradcam")):
+            for folder in (self.results / name for name in FOLDERS):
                 if folder.is_dir() and not folder.is_symlink():
                     shutil.rmtree(folder)
             remove_begun(self.results)

@@ -138,6 +138,26 @@ def test_what_was_compared_is_on_record(tmp_path):
     assert again.record == {} and "B has no metrics.json that can be read" in compare([first, again]).notes[0]
 
 
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda text: text + text.splitlines(keepends=True)[3], "stands there twice"),
+        (lambda text: text[: len(text) // 2], "broken off|unexpected end"),
+        (lambda text: "".join(text.splitlines(keepends=True)[:40]), "39 labelled images, in metrics.json 80"),
+    ],
+)
+def test_a_table_that_is_not_as_its_test_wrote_it_is_refused(tmp_path, spoil, says):
+    names = [f"{i}.png" for i in range(80)]
+    run = run_of(tmp_path, "A", 1, names)
+    content = json.loads((run.folder / "metrics.json").read_text()) | {"splits": {"test": {"global": {"n": 80}}}}
+    (run.folder / "metrics.json").write_text(json.dumps(content))
+    assert len(read_run("A", run.folder).images) == 80
+    table = run.folder / "predictions.csv"
+    table.write_text(spoil(table.read_text()))
+    with pytest.raises(UserError, match=f"cannot be compared(?s:.*)({says})"):
+        read_run("A", run.folder)
+
+
 def test_folders_of_different_comparisons_differ_and_are_short():
     assert comparison_folder("latest", ["B"]) == "compare_latest_B"
     assert comparison_folder("best", ["B", "A:latest"]) == "compare_best_B+A@latest"

@@ -305,6 +305,24 @@ def test_few_or_unequal_groups_are_said_to_decide_the_figures(tmp_path, effectiv
     assert ("37 groups, as good as 13 equal ones" in facts) == (effective == 12.6) and "37 groups" in facts
 
 
+@pytest.mark.parametrize(
+    ("effective", "by_class", "said"),
+    [
+        (46.1, [300.0, 1.4], "most of the Anemic images"),  # a slide of fifty among sixty anemic images
+        (1.2, [1.1, 10.0], "most of the images"),
+        (46.1, [300.0, 4.0], "decide these figures"),
+        (46.1, [30.0, 12.0], None),
+    ],
+)
+def test_a_class_that_one_group_decides_is_told_of(tmp_path, effective, by_class, said):
+    counted = {**scores(n=360, groups=311), "groups_by_class": [300, 11], "n_groups_effective": effective}
+    counted["effective_by_class"] = by_class
+    told = page_of(tmp_path, report(metrics={"splits": {"test": {"global": counted}}})).section("headline")
+    assert said is None or said in told
+    assert ("No claim about accuracy" in told) == bool(said and "most of" in said)
+    assert ("decide these figures" in told) == (said == "decide these figures")
+
+
 def test_notices(tmp_path):
     quiet = page_of(tmp_path, report())
     assert "Research use only." in quiet.text

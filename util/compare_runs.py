@@ -153,8 +153,12 @@ def read_run(name: str, folder: Path) -> TestedRun:
     images: dict[str, TestedImage] = {}
     try:
         with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-            for row in csv.DictReader(file):
+            for row in csv.DictReader(file, strict=True):
+                if None in row or None in row.values():
+                    raise ValueError(f"the row of {row['image']!r} is broken off or too long")
                 if row["label_true"]:
+                    if row["image"] in images:
+                        raise ValueError(f"{row['image']!r} stands there twice")
                     images[row["image"]] = _image(row)
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         words = f"{type(error).__name__}: {error}"
@@ -162,23 +166,33 @@ def read_run(name: str, folder: Path) -> TestedRun:
         raise UserError(f"{path} cannot be compared", expected=expected, found=words, remedy=tested) from None
     if not images:
         raise UserError(f"{path} holds no labelled image", remedy="compare tests of images whose class is known")
-    return TestedRun(name, folder, images, _record(folder / "metrics.json"))
+    record, labelled = _record(folder / "metrics.json")
+    if labelled not in (None, len(images)):
+        words = f"{len(images)} labelled images, in metrics.json {labelled}"
+        raise UserError(f"{path} cannot be compared", expected="both files of one test", found=words, remedy=tested)
+    return TestedRun(name, folder, images, record)
 
 
-def _record(path: Path) -> dict[str, Any]:
-    """What metrics.json says of where the figures come from; empty where it cannot be read, which a note then says."""
+def _record(path: Path) -> tuple[dict[str, Any], int | None]:
+    """What metrics.json says of where the figures come from, and how many labelled images it counts.
+
+    Empty and None where it cannot be read, which a note then says.
+    """
     try:
-        known = json.loads(path.read_text(encoding="utf-8"))["provenance"]
+        content = json.loads(path.read_text(encoding="utf-8"))
+        known = content["provenance"]
         trained_on, weights = known.get("trained_on") or {}, known.get("weights") or {}
-        return {
+        counted = (((content.get("splits") or {}).get("test") or {}).get("global") or {}).get("n")
+        record = {
             "data": known.get("data"),
             "split_digest": trained_on.get("split_digest"),
             "weights_sha256": weights.get("sha256"),
             "epoch": weights.get("epoch"),
             "commit": known.get("commit"),
         }
+        return record, counted
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
+        return {}, None
 
 
 def _image(row: dict[str, str]) -> TestedImage:

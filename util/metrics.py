@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,10 +49,10 @@ def classification_metrics(
 
     Returns:
         n, n_groups, n_groups_effective (see ``effective_groups``), groups_by_class (groups with a Healthy image, groups
-        with an Anemic one), accuracy, balanced_accuracy, sensitivity, specificity, precision, f1, auroc,
-        average_precision (the step-wise area under the precision-recall curve), brier (mean squared error of the
-        probability), ece, confusion_matrix [[tn, fp], [fn, tp]] and ci95 {metric: [low, high] or None}, all in plain
-        Python types.
+        with an Anemic one), effective_by_class (``effective_groups`` of each class's images), accuracy,
+        balanced_accuracy, sensitivity, specificity, precision, f1, auroc, average_precision (the step-wise area under
+        the precision-recall curve), brier (mean squared error of the probability), ece, confusion_matrix
+        [[tn, fp], [fn, tp]] and ci95 {metric: [low, high] or None}, all in plain Python types.
 
     Raises:
         ValueError: the three lengths differ, or a label is neither 0 nor 1.
@@ -69,6 +69,7 @@ def classification_metrics(
         "n_groups": len(names),
         "n_groups_effective": effective_groups(group),
         "groups_by_class": [len(set(member[truth == each].tolist())) for each in (0, 1)],
+        "effective_by_class": [effective_groups(member[truth == each].tolist()) for each in (0, 1)],
         **point,
         "confusion_matrix": _confusion(truth, called).tolist(),
         "ci95": {key: interval(point[key], left_out[key], sizes[key]) for key in CLASSIFICATION_METRICS},
@@ -252,7 +253,7 @@ def group_index(group: Sequence[str]) -> tuple[list[str], Integers]:
     return names, np.array([position[name] for name in group], dtype=np.int64)
 
 
-def effective_groups(group: Sequence[str]) -> float:
+def effective_groups(group: Sequence[Hashable]) -> float:
     """How many groups of equal size say as much as these: n^2 / sum of n_g^2; 0 for none."""
     sizes = list(Counter(group).values())
     return sum(sizes) ** 2 / sum(size**2 for size in sizes) if sizes else 0.0

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from util.figures import HEADS, NOT_EVALUATED, NOT_OPENED, SPLITS, UNPRINTABLE, is_number
+from util.figures import CLASSES, HEADS, NOT_EVALUATED, NOT_OPENED, SPLITS, UNPRINTABLE, is_number
 
 if TYPE_CHECKING:
     from util.cell_report import CellGallery
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
 
 PER_PAGE = 50
 FEWEST_IMAGES, FEWEST_GROUPS = 30, 10  # below them no claim about accuracy is made
-FEWEST_EFFECTIVE = 20  # below it the page says that few groups decide its figures
+FEWEST_EFFECTIVE = 20  # below it, and with either class below half of it, few groups are said to decide the figures
+# Below these the intervals were found to hold too seldom, or nothing is known: scripts/interval_coverage.py --sizes.
+LEAST_EFFECTIVE, LEAST_EFFECTIVE_OF_CLASS = 3.0, 1.5
 METRICS = {
     "accuracy": "Accuracy",
     "balanced_accuracy": "Balanced acc.",
@@ -141,7 +144,7 @@ def no_claim(scores: Mapping[str, Any]) -> str | None:
     images, groups = scores.get("n") or 0, scores.get("groups_by_class")
     fewest = min(groups) if groups else scores.get("n_groups") or 0
     if images >= FEWEST_IMAGES and fewest >= FEWEST_GROUPS:
-        return None
+        return _dominated(scores)
     counted = f"{groups[0]} Healthy and {groups[1]} Anemic groups" if groups else f"{fewest} groups"
     return (
         f"No claim about accuracy can be made at this size: {images} images from {counted}. At least {FEWEST_IMAGES}"
@@ -150,10 +153,25 @@ def no_claim(scores: Mapping[str, Any]) -> str | None:
     )
 
 
+def _dominated(scores: Mapping[str, Any]) -> str | None:
+    """The same where a few groups hold nearly all images, or nearly all of a class."""
+    by_class = dict(zip(CLASSES, scores.get("effective_by_class") or [], strict=False))
+    held = [f"the {name} images" for name, groups in by_class.items() if groups < LEAST_EFFECTIVE_OF_CLASS]
+    if (scores.get("n_groups_effective") or math.inf) < LEAST_EFFECTIVE:
+        held = ["the images"]
+    if not held:
+        return None
+    return (
+        f"No claim about accuracy can be made: a few groups hold most of {' and of '.join(held)}"
+        f" ({groups_in_words(scores)}), and of such groups intervals hold the truth too seldom."
+    )
+
+
 def few_groups(scores: Mapping[str, Any]) -> str | None:
     """The sentence that says what the intervals of few or unequal groups are worth, else None."""
     groups = scores.get("n_groups_effective")
-    if groups is None or groups >= FEWEST_EFFECTIVE:
+    of_classes = [2 * one for one in scores.get("effective_by_class") or []]
+    if groups is None or min([groups, *of_classes]) >= FEWEST_EFFECTIVE:
         return None
     return (
         f"Few or unequal groups ({groups_in_words(scores)}) decide these figures. The intervals are wide for that"

@@ -73,9 +73,9 @@ def flat_interval_note(scored: Iterable[Mapping[str, Any]]) -> Any | None:
     if not flat:
         return None
     return tags.p(
-        "\N{DAGGER} Every resample gave the same value, as happens where no error was seen; the true interval is wider."
-        " With no error in k groups, an error rate of up to about 3/k is not excluded (rule of three): 0.30 for ten"
-        " groups. Only groups of the class in question count for sensitivity and specificity.",
+        "\N{DAGGER} Leaving any group out gave the same value, as happens where no error was seen; the true interval is"
+        " wider. With no error in k groups, an error rate of up to about 3/k is not excluded (rule of three): 0.30 for"
+        " ten groups. Only groups of the class in question count for sensitivity and specificity.",
         cls="footnote",
     )
 

@@ -224,11 +224,13 @@ def plots(report: Report) -> Tags:
     label, chances = judged_rows(report, split)
     if len(set(label.tolist())) < len(CLASSES) or not chances:
         return []
+    chosen = (report.metrics.get("operating_point") or {}).get("chosen_on")
+    diamond = ", a diamond a head at the operating point that was chosen on the validation images" if chosen else ""
     lead = (
-        f"{len(label)} labelled images. A ring is Global at {THRESHOLD:g}, a diamond a head at the operating point that"
-        " was chosen on the validation images. Dashed: a classifier that knows nothing; for reliability, one whose"
-        " probabilities come true. There Global alone is shown, with Wilson's 95% interval of each bin's images as if"
-        f" they were independent; a small hollow mark is a bin of fewer than {FEWEST_IN_BIN} images."
+        f"{len(label):,} labelled images. A ring is Global at {THRESHOLD:g}{diamond}. Dashed: a classifier that knows"
+        " nothing; for reliability, one whose probabilities come true. There Global alone is shown, with Wilson's 95%"
+        " interval of each bin's images as if they were independent; a small hollow mark is a bin of fewer than"
+        f" {FEWEST_IN_BIN} images."
     )
     drawn = _charts(report, split, label, chances)
     return [lead_of(lead), tags.div(*[plot_panel(svg, name) for name, svg in drawn.items()], cls="plots")]

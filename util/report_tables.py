@@ -33,6 +33,12 @@ from util.report_parts import figure_panel, flat_interval_note, lead_of, outside
 RESTAINED = {"grey": "grey", "stain_normalised": "normalised"}  # of metrics.json's robustness, and the page's words
 
 
+VALIDATION_NOTE = (
+    " Validation figures are a little too good: how much each tier's voice weighs in the verdicts was fitted on these"
+    " images, and by them the best weights are chosen."
+)
+
+
 def confusion(report: Report) -> Tags:
     """The grid of confusion matrices."""
     splits = report.metrics.get("splits") or {}
@@ -66,8 +72,8 @@ def tier_table(report: Report) -> Tags:
         "AP is the average precision, the area under the steps of precision against recall; Brier is the mean squared"
         " error of the probability. ECE is the expected calibration error over ten bins of confidence (Guo et al. 2017;"
         " Naeini et al. 2015); few images raise it, which its interval does not mend. A dash is a figure that these"
-        " images do not define, such as the AUROC where one class is absent. Validation figures are a little too good:"
-        " how much each tier's voice weighs in the verdicts was fitted on these images.",
+        " images do not define, such as the AUROC where one class is absent."
+        + (VALIDATION_NOTE if splits.get("val") else ""),
         cls="footnote",
     )
     return [table, *([note] if note else []), explained]
