@@ -28,6 +28,7 @@ from models.module2.finder import (
 from models.module2.finder_learning import finder_loss, mask_maps, target_maps
 from models.module2.instances import at_own_size, colourless, numbered, split_cells
 from models.module2.kinds import KindLimits
+from models.module2.mask_edge import EDGE_LEVEL
 from models.module2.matching import match_instances
 from models.module2.morphometry import measure_cells
 from models.module2.scale import estimate_diameter, scaled, stain_threshold
@@ -281,6 +282,15 @@ def test_less_than_half_a_cell_is_no_cell_of_the_image(analyser: CellAnalyser) -
     (piece,) = [row for row in cells.left_out_rows("x") if row["reason"] == BORDER]
     assert piece["cell"] is None and piece["x"] < 6 and piece["y"] == pytest.approx(60, abs=2)
     assert piece["area_px"] == (cells.mask & (cells.instances == 0)).sum()
+
+
+def test_the_edge_of_large_cells_is_drawn_from_the_image_itself(analyser: CellAnalyser) -> None:
+    soft = ndimage.gaussian_filter((discs((420, 420), lattice((420, 420), 80.0)) > 0).astype(float), 4.0)
+    rgb = np.rint(np.array(FILM) - soft[..., None] * (np.array(FILM) - np.array(CELL))).astype(np.uint8)
+    cells = analyser(rgb)
+    edge = cells.mask & ~ndimage.binary_erosion(cells.mask)
+    assert len(cells.table) == len(lattice((420, 420), 80.0))
+    assert soft[edge].min() > EDGE_LEVEL - 0.03 and soft[edge].max() < EDGE_LEVEL + 0.12  # a pixel is .1 of the way
 
 
 def test_left_out_platelets_are_told_by_size(analyser: CellAnalyser) -> None:

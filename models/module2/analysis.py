@@ -14,6 +14,7 @@ from scipy import ndimage
 from models.module2.finder import CELL_DIAMETER, SHIPPED, CellFinder, CellMaps, load_finder, map_cells
 from models.module2.instances import Found, SplitSettings, at_own_size, colourless, resized_labels, split_cells
 from models.module2.kinds import KindLimits, judged, kinds_of
+from models.module2.mask_edge import mask_by_stain
 from models.module2.morphometry import CellTable, measure_cells
 from models.module2.scale import estimate_diameter, explained, middle, scaled
 from models.module2.severity import SeverityRule, SmearSummary, score_cells, summarise
@@ -35,6 +36,8 @@ _SIDE = 448
 # An image is not enlarged beyond this: what was never photographed cannot be drawn.
 # Nor beyond so many pixels, unless it has more of its own: time and memory grow with them.
 _MOST_ENLARGED, _MOST_PIXELS = 3.0, 40e6
+# Where the finder sees an image so much reduced, the edge of its mask is drawn from the image itself.
+_REDUCED = 0.75
 # Cells below this many pixels across are not even told apart: where the middle of an image shows no larger ones, the
 # rest is not looked at.
 _LEAST_FOUND = 7.5
@@ -97,7 +100,7 @@ class CellAnalyser:
         summary = summarise(table, self.rule, self.limits)
         return SmearCells(
             instances=cells,
-            mask=shown > 0,
+            mask=self._mask(rgb, shown, look.diameter),
             table=table,
             kinds=kinds_of(table, self.limits),
             scores=score_cells(table, self.rule, self.limits),
@@ -110,6 +113,11 @@ class CellAnalyser:
             looked_for=not tiny,
             warnings=warnings if tiny else [*warnings, *warnings_about(rgb, table, diameter)],
         )
+
+    def _mask(self, rgb: npt.NDArray[np.uint8], shown: npt.NDArray[np.int32], diameter: float) -> npt.NDArray[np.bool_]:
+        """The mask of an image's cells; where the finder saw them reduced, its edge is drawn from the image itself."""
+        reduced = np.isfinite(diameter) and self._factor(rgb, diameter) < _REDUCED
+        return mask_by_stain(shown, rgb, diameter) if reduced else shown > 0
 
     def _find(self, rgb: npt.NDArray[np.uint8]) -> tuple[_Look, npt.NDArray[np.int32], float, list[str]]:
         """What lies in the image; its cells and, with further numbers, pieces, at its own size; a share; and warnings.

@@ -43,7 +43,8 @@ class SmearCells:
     Attributes:
         instances: (H, W) int32 at the image's own size, 0 = background, else a red cell's number; border cells too, if
             at least half of them is in view.
-        mask: (H, W) bool, where red cells are, whatever part of them is in view.
+        mask: (H, W) bool, where red cells are, whatever part of them is in view; of cells that the finder saw reduced
+            the edge is the stain's (``mask_edge``), and may lie a little off that of ``instances``.
         table: measures of every cell of ``instances``, border cells too.
         kinds: (n,) name of each, ``kinds.NOT_JUDGED`` for border cells and cells without measurable pallor.
         scores: of each.
