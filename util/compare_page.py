@@ -237,7 +237,8 @@ def _agreement(comparison: Comparison, folder: Path) -> Tags:
         rows.append(tags.tr(name, tags.td(outside(comparison.group[index])), tags.td(truth), *cells))
     if rows:
         columns = ("Image", "Group", "Truth", *(printable(run.name) for run in comparison.runs))
-        said = f"The {len(rows)} images that the runs call differently and most differ on"
+        which = "The one image" if len(rows) == 1 else f"The {len(rows)} images"
+        said = f"{which} that the runs call differently and most differ on"
         found.append(table_panel(columns, rows, said, "texts"))
     return found
 
