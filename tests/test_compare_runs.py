@@ -147,6 +147,8 @@ def test_what_was_compared_is_on_record(tmp_path):
         (lambda text: "".join(text.splitlines(keepends=True)[:40]), "39 labelled images, in metrics.json 80"),
         (lambda text: text.replace('"Healthy","","g', '"Anemic","","g', 1), "other labels or probabilities: a Brier"),
         (lambda text: text.replace(text.splitlines()[5].split(",")[1], '"nan"', 1), "prob_anemic is nan"),
+        (lambda text: text.replace('"Healthy","","g', '"Sick","","g', 1), "label_true is 'Sick' of .*, not Healthy or"),
+        (lambda text: "", "no column image, prob_anemic, label_true, group"),
         (lambda text: text.replace(text.splitlines()[5].split(",")[1], '"0.5"', 1), "other labels or probabilities"),
     ],
 )
@@ -166,6 +168,22 @@ def test_a_table_that_is_not_as_its_test_wrote_it_is_refused(tmp_path, spoil, sa
 
 def brier_of(run):
     return float(np.mean([(image.probability - image.label) ** 2 for image in run.images.values()]))
+
+
+@pytest.mark.parametrize("brier", [None, "0.2", float("nan")])
+def test_a_score_that_is_no_number_is_told(tmp_path, brier):
+    run = run_of(tmp_path, "A", 1, NAMES)
+    content = {"provenance": {}, "splits": {"test": {"global": {"brier": brier}}}}
+    (run.folder / "metrics.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=f"in metrics.json {brier}"):
+        read_run("A", run.folder)
+
+
+def test_a_mark_before_the_table_is_no_part_of_it(tmp_path):
+    run = run_of(tmp_path, "A", 1, NAMES)
+    table = run.folder / "predictions.csv"
+    table.write_text("\ufeff" + table.read_text(encoding="utf-8"), encoding="utf-8")
+    assert read_run("A", run.folder).images == run.images
 
 
 @pytest.mark.parametrize("text", ["", " ", ","])

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from util.comparison import over_folds
 from util.errors import UserError
-from util.figures import counted
+from util.figures import counted, is_number
 from util.intervals import METHOD
 from util.metrics import THRESHOLD, classification_metrics, effective_groups
 from util.report_scores import verdict_of
@@ -153,8 +153,11 @@ def read_run(name: str, folder: Path) -> TestedRun:
         raise UserError(f"--compare: no results of {name}", expected=f"a file {path}", found="none", remedy=tested)
     images: dict[str, TestedImage] = {}
     try:
-        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-            for row in csv.DictReader(file, strict=True):
+        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:  # a spreadsheet adds a mark
+            table = csv.DictReader(file, strict=True)
+            if lacking := [column for column in NEEDED if column not in (table.fieldnames or ())]:
+                raise ValueError(f"no column {', '.join(lacking)}")
+            for row in table:
                 if None in row or None in row.values():
                     raise ValueError(f"the row of {row['image']!r} is broken off or too long")
                 if row["label_true"]:
@@ -177,10 +180,11 @@ def read_run(name: str, folder: Path) -> TestedRun:
 def _unlike(images: Collection[TestedImage], scores: dict[str, Any]) -> str | None:
     """How a table is not the one that metrics.json was worked out from; None where it is, or nothing is known."""
     brier = sum((image.probability - image.label) ** 2 for image in images) / len(images)
-    if scores.get("n", len(images)) != len(images):
-        return f"{counted(len(images), 'labelled images')}, in metrics.json {scores['n']}"
-    if not math.isclose(scores.get("brier", brier), brier, abs_tol=1e-9):
-        return f"other labels or probabilities: a Brier score of {brier:.6f}, in metrics.json {scores['brier']:.6f}"
+    number, score = scores.get("n", len(images)), scores.get("brier", brier)
+    if number != len(images):
+        return f"{counted(len(images), 'labelled images')}, in metrics.json {number}"
+    if not is_number(score) or not math.isclose(score, brier, abs_tol=1e-9):
+        return f"other labels or probabilities: a Brier score of {brier:.7g}, in metrics.json {score}"
     return None
 
 
@@ -210,6 +214,8 @@ def _image(row: dict[str, str]) -> TestedImage:
     probability = float(row["prob_anemic"])
     if not (math.isfinite(probability) and 0 <= probability <= 1):
         raise ValueError(f"prob_anemic is {row['prob_anemic']} of {row['image']!r}")
+    if row["label_true"] not in CLASS_WORDS:
+        raise ValueError(f"label_true is {row['label_true']!r} of {row['image']!r}, not {' or '.join(CLASS_WORDS)}")
     return TestedImage(CLASS_WORDS.index(row["label_true"]), probability, row["group"])
 
 
