@@ -18,7 +18,7 @@ from util.errors import run_door, visible
 
 def compare_runs(options: Any) -> int:
     """Put what earlier tests have written side by side."""
-    from util.compare_page import write_comparison
+    from util.compare_page import cautions, write_comparison
     from util.compare_runs import compare, comparison_folder, read_run, results_folder
     from util.console import differences_line
     from util.figures import counted
@@ -34,7 +34,7 @@ def compare_runs(options: Any) -> int:
     )
     for run, found in zip(comparison.runs[1:], comparison.differences, strict=True):
         print(f"  Global of {visible(run.name)} less {visible(comparison.runs[0].name)}: {differences_line(found)}")
-    for note in comparison.notes:
+    for note in (*cautions(comparison), *comparison.notes):
         print(f"  mind: {visible(note)}")
     print(f"comparison: {page.resolve()}")
     return 0

@@ -254,6 +254,7 @@ def test_the_command_compares_without_data_or_weights(tmp_path, monkeypatch, rep
         "argv",
         ["x", "--name", "A", "--compare", "B", "--results_dir", str(tmp_path), "--checkpoints_dir", str(tmp_path)],
     )
+    monkeypatch.setattr("util.report_content.FEWEST_EFFECTIVE", 41)  # so that what the page minds is said
     assert door.main() == 0
     page = tmp_path / "A/compare_latest_B/index.html"
     told = capsys.readouterr().out.splitlines()
@@ -261,7 +262,9 @@ def test_the_command_compares_without_data_or_weights(tmp_path, monkeypatch, rep
     found = json.loads((page.parent / "compare.json").read_text())
     value = found["less_reference"]["B"]["auroc"]["value"]
     assert f"  Global of B less A: AUROC {value:+.3f} [" in "\n".join(told)
-    assert [line.removeprefix("  mind: ") for line in told if "mind: " in line] == found["notes"]
+    minded = [line.removeprefix("  mind: ") for line in told if "mind: " in line]
+    assert minded[1:] == found["notes"] and minded[0] in page.read_text(encoding="utf-8")
+    assert minded[0].startswith("Few or unequal groups (40 groups) decide")
     monkeypatch.setattr(sys, "argv", ["x", "--name", "A", "--compare", "../B"])
     with pytest.raises(UserError, match="plain folder name"):
         door.main()

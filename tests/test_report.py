@@ -25,6 +25,7 @@ from util.report import (
     save_thumbnail,
     write_report,
 )
+from util.report_content import groups_in_words
 from util.report_gradcam import GradCams
 
 HOSTILE = [
@@ -302,6 +303,7 @@ def test_few_or_unequal_groups_are_said_to_decide_the_figures(tmp_path, effectiv
     page = page_of(tmp_path, report(metrics={"splits": {"test": {"global": counted}}}))
     assert ("decide these figures" in page.section("headline")) == said
     facts = page.all("ul", **{"class": "facts"})[0][2]
+    assert groups_in_words({"n_groups": 9, "n_groups_effective": 1.2}) == "9 groups, as good as a single one"
     assert ("37 groups, as good as 13 equal ones" in facts) == (effective == 12.6) and "37 groups" in facts
 
 

@@ -185,6 +185,7 @@ def groups_in_words(scores: Mapping[str, Any]) -> str | None:
     if groups is None:
         return None
     equal = "" if effective is None or round(effective) >= groups else f", as good as {round(effective)} equal ones"
+    equal = equal.replace(" 1 equal ones", " a single one")
     return f"{counted(groups, 'groups')}{equal}"
 
 
