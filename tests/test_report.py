@@ -328,10 +328,13 @@ def test_a_class_that_one_group_decides_is_told_of(tmp_path, effective, by_class
 def test_one_is_counted_in_the_singular(tmp_path):
     counted = {**scores(n=1, groups=1), "confusion_matrix": [[0, 0], [0, 1]], "groups_by_class": [0, 1]}
     metrics = {"splits": {"test": {"global": counted}}, "provenance": {"split": {"left_out": {"equal to another": 1}}}}
-    text = page_of(tmp_path, report(images=[image_row("x.png", label_true=1)], metrics=metrics)).text
+    metrics["verdicts"] = {"group": {"test": {"global": {**counted, "mixed": 1, "single": 0}}}}
+    given = {"gate_log": [{"tier": 1, "epoch": 1, "decision": "open"}], "history": [{"epoch": 1, "train_loss": 0.5}]}
+    text = page_of(tmp_path, report(images=[image_row("x.png", label_true=1)], metrics=metrics, **given)).text
+    assert "The one decision" in text and "1 with images of both classes is left out" in text
     assert "1 image, 1 group" in text and "1 Anemic image" in text and "1 image left out of the data." in text
     assert "1 image from 0 Healthy and 1 Anemic group." in text
-    assert not re.findall(r"\b1 (?:labelled |Anemic |Healthy )*(?:images|groups|cells)\b", text)
+    assert not re.findall(r"\b1 (?:labelled |Anemic |Healthy )*(?:images|groups|cells|epochs|decisions)\b", text)
 
 
 def test_what_was_left_out_of_the_data_is_on_the_first_screen(tmp_path):

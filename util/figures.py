@@ -294,7 +294,7 @@ def training_curves(history: Sequence[Mapping[str, Any]], gate_log: Iterable[Map
     panels = [("Loss terms", losses), ("Accuracy", accuracies)]
     openings = [entry for entry in map(gate_entry, gate_log) if entry.outcome != "kept"]
     heights = [_legend_rows(series) * 18 + 262.0 for _, series in panels]
-    description = f"{len(rows)} epochs; " + "; ".join(map(_last_values, (losses, accuracies)))
+    description = f"{counted(len(rows), 'epochs')}; " + "; ".join(map(_last_values, (losses, accuracies)))
     drawing = Drawing(860.0, sum(heights) - 16, "Training curves", description)
     top = 0.0
     for (title, series), height in zip(panels, heights, strict=True):
@@ -533,7 +533,7 @@ def gate_timeline(gate_log: Iterable[Mapping[str, Any]]) -> str:
     openings = [
         f"{entry.title} {entry.outcome} at epoch {entry.epoch:g}" for entry in entries if entry.outcome != "kept"
     ]
-    description = f"{len(entries)} decisions; " + ("; ".join(openings) or "no gate opened")
+    description = f"{counted(len(entries), 'decisions')}; " + ("; ".join(openings) or "no gate opened")
     drawing = Drawing(860.0, 34 + 3 * LANE_HEIGHT + 26, "Decisions of the gate", description)
     _gate_legend(drawing)
     last = max([entry.epoch for entry in entries], default=1.0)

@@ -184,7 +184,9 @@ def gate_history(report: Report) -> Tags:
     table = table_panel(
         ["Tier", "Epoch", "Training accuracy", "Needed", "Validation accuracy", "Decision", "Reason"], rows
     )
-    every = tags.details(tags.summary(f"All {len(rows)} decisions"), table, cls="under")
+    every = tags.details(
+        tags.summary("The one decision" if len(rows) == 1 else f"All {len(rows)} decisions"), table, cls="under"
+    )
     drawn = figure_panel(figures.gate_timeline(report.gate_log), "Decisions of the gate")
     return [lead_of(lead), narrow_legend(figures.gate_signs()), drawn, every]
 

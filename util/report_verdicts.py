@@ -184,7 +184,8 @@ def _left_out(title: str, scores: Mapping[str, Any]) -> str:
     mixed, single = scores.get("mixed") or 0, scores.get("single")
     words = f"{title}: {scores.get('n', EM_DASH)}"
     words += f", {single} of one image" if single is not None else ""
-    return f"{words}; {mixed} with images of both classes are left out." if mixed else f"{words}."
+    verb = "is" if mixed == 1 else "are"
+    return f"{words}; {mixed} with images of both classes {verb} left out." if mixed else f"{words}."
 
 
 def _too_few(title: str, scores: Mapping[str, Any]) -> list[str]:
