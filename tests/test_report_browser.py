@@ -8,7 +8,10 @@ import shutil
 import numpy as np
 import pytest
 
+from tests.test_compare_runs import run_of
 from tests.test_report import HOSTILE, image_row, report
+from util.compare_page import write_comparison
+from util.compare_runs import compare
 from util.report import link_to, save_thumbnail, write_report
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
@@ -213,6 +216,25 @@ def test_paper_shows_what_the_screen_keeps_closed(browser):
         assert run(browser, kept) == "avoid"
     finally:
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
+def test_a_table_of_texts_is_scrolled_on_a_phone_and_breaks_no_word(browser, tmp_path):
+    runs = [run_of(tmp_path, name, seed, [f"folder_{i}/image_{i}.png" for i in range(60)])
+            for name, seed in (("A", 1), ("B", 2))]  # fmt: skip
+    opened, page = browser.current_url, write_comparison(tmp_path / "out", compare(runs, resamples=5))
+    size = {"width": 390, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.get(page.as_uri())
+    try:
+        heads = run(
+            browser, "return [...document.querySelectorAll('.texts th')].map(e => [e.textContent, e.offsetHeight])"
+        )
+        lines = {name: height for name, height in heads if name in ("Group", "Truth", "Epoch", "Commit")}
+        assert len(lines) == 4 and max(lines.values()) < 70, "one line of a word each"
+        assert run(browser, "return document.documentElement.scrollWidth") <= 390
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        browser.get(opened)
 
 
 def test_the_console_is_silent_and_nothing_leaves_the_machine(browser):
