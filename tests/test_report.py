@@ -332,7 +332,11 @@ def test_one_is_counted_in_the_singular(tmp_path):
     given = {"gate_log": [{"tier": 1, "epoch": 1, "decision": "open"}], "history": [{"epoch": 1, "train_loss": 0.5}]}
     text = page_of(tmp_path, report(images=[image_row("x.png", label_true=1)], metrics=metrics, **given)).text
     assert "The one decision" in text and "1 with images of both classes is left out" in text
-    assert "1 image, 1 group" in text and "1 Anemic image" in text and "1 image left out of the data." in text
+    assert (
+        "1 image, 1 group" in text
+        and "1 Anemic image" in text
+        and "1 image left out of the data:equal to another." in text
+    )
     assert "1 image from 0 Healthy and 1 Anemic group." in text
     assert not re.findall(r"\b1 (?:labelled |Anemic |Healthy )*(?:images|groups|cells|epochs|decisions)\b", text)
 
@@ -341,7 +345,7 @@ def test_what_was_left_out_of_the_data_is_on_the_first_screen(tmp_path):
     left_out = {"equal to another image": 1200, "in both classes": 34}
     metrics = {"splits": {"test": {"global": scores()}}, "provenance": {"split": {"left_out": left_out}}}
     header = page_of(tmp_path, report(metrics=metrics)).all("header")[0][2]
-    assert "1,234 images left out of the data.1,200: equal to another image; 34: in both classes." in header
+    assert "1,234 images left out of the data:1,200 equal to another image; 34 in both classes." in header
 
 
 def test_notices(tmp_path):

@@ -43,8 +43,9 @@ def _left_out_notice(reasons: Mapping[str, int]) -> list[tuple[bool, str, str]]:
     """Images of the data that stand on no side of the split."""
     if not reasons:
         return []
-    heading = f"{counted(sum(reasons.values()), 'images')} left out of the data."
-    return [(False, heading, "; ".join(f"{count:,}: {reason}" for reason, count in reasons.items()) + ".")]
+    heading = f"{counted(sum(reasons.values()), 'images')} left out of the data:"
+    parts = [f"{count:,} {reason}" for reason, count in reasons.items()] if len(reasons) > 1 else list(reasons)
+    return [(False, heading, "; ".join(parts) + ".")]
 
 
 def _leak_notice(shared: Sequence[str]) -> list[tuple[bool, str, str]]:
