@@ -18,9 +18,10 @@ from util.errors import run_door, visible
 
 def compare_runs(options: Any) -> int:
     """Put what earlier tests have written side by side."""
-    from util.compare_page import write_comparison
+    from util.compare_page import cautions, write_comparison
     from util.compare_runs import compare, comparison_folder, read_run, results_folder
     from util.console import differences_line
+    from util.figures import counted
 
     results, others = Path(options.results_dir), [part for part in options.compare.split(",") if part]
     runs = [read_run(name, results_folder(results, name, options.which_epoch)) for name in (options.name, *others)]
@@ -28,11 +29,12 @@ def compare_runs(options: Any) -> int:
     folder = results / options.name / comparison_folder(options.which_epoch, others)
     page = write_comparison(folder, comparison)
     print(
-        f"{len(comparison.images):,} labelled test images that all runs share; differences with 95% intervals by groups"
+        f"{counted(len(comparison.images), 'labelled test images')} that all runs share;"
+        " differences with 95% intervals by groups"
     )
     for run, found in zip(comparison.runs[1:], comparison.differences, strict=True):
         print(f"  Global of {visible(run.name)} less {visible(comparison.runs[0].name)}: {differences_line(found)}")
-    for note in comparison.notes:
+    for note in (*cautions(comparison), *comparison.notes):
         print(f"  mind: {visible(note)}")
     print(f"comparison: {page.resolve()}")
     return 0

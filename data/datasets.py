@@ -32,6 +32,7 @@ from data.records import CLASS_NAMES, SmearRecord
 from data.severity import CHRONIC_BELOW, NORMAL_FROM, SeverityReport, with_severities
 from data.splits import ACCEPTED, SIDES, SplitRow, place, rows_digest
 from data.synthetic_writer import NOTICE, TREE, write_dataset
+from util.figures import counted
 
 SYNTHETIC_FOLDER = Path("datasets")
 _SOON_COMPARED = 2000  # images up to which a search for near duplicates needs no bar
@@ -203,7 +204,7 @@ def sides(dataset: Dataset, rows: Sequence[SplitRow]) -> dict[str, Side]:
 def class_counts(side: Side) -> str:
     """For the console: "412 images in 300 groups (244 Healthy, 168 Anemic)"."""
     words = labels_found(side).removesuffix(", 0 unknown")
-    return f"{len(side.records)} images in {len(set(side.groups))} groups ({words})"
+    return f"{counted(len(side.records), 'images')} in {counted(len(set(side.groups)), 'groups')} ({words})"
 
 
 def labels_found(side: Side) -> str:
@@ -269,7 +270,8 @@ def describe_split(dataset: Dataset, rows: Sequence[SplitRow], found: LeaksFound
 
 def print_data(facts: dict[str, Any]) -> None:
     """Tell the console what the data is, and what was left out and why."""
-    print(f"data: {facts['files']} images in {facts['dataroot']}" + (" (SYNTHETIC)" if facts["synthetic"] else ""))
+    drawn = " (SYNTHETIC)" if facts["synthetic"] else ""
+    print(f"data: {counted(facts['files'], 'images')} in {facts['dataroot']}{drawn}")
     for reason, count in facts["excluded"].items():
         print(f"  left out: {count} ({reason})")
     if facts["severity"]:

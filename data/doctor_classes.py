@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from data.doctor_case import Case, Finding, Level, about_files
-from data.doctor_words import counted, label_word
+from data.doctor_words import label_word
 from data.groups import parent_name
 from data.records import ANEMIC, CLASS_NAMES, HEALTHY
 from data.severity import NORMAL_FROM
 from data.splits import SIDES
+from util.figures import counted
 
 FEWEST_GROUPS = 10
 SMALLEST_CLASS = 0.25

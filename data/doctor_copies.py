@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 
 from data.doctor_case import Case, Finding, joined_sets
-from data.doctor_words import counted, label_word
+from data.doctor_words import label_word
+from util.figures import counted
 
 
 def both_classes(case: Case) -> list[Finding]:

@@ -6,8 +6,9 @@ from collections import Counter
 from statistics import median
 
 from data.doctor_case import Case, Finding, Level, about_files
-from data.doctor_words import GIVES_AWAY, counted, plain_score, telling_text
+from data.doctor_words import GIVES_AWAY, plain_score, telling_text
 from data.notice import notice_folders
+from util.figures import counted
 
 FLAT_CONTRAST = 2.0  # standard deviation of the levels
 SIZE_GIVES_AWAY = 0.7  # the same for a file's size, which also tells how much there is to see

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from data.doctor_case import Case, Finding, Level, about_files
 from data.doctor_facts import MaskFacts
-from data.doctor_words import GIVES_AWAY, counted, plain_score, telling_text
+from data.doctor_words import GIVES_AWAY, plain_score, telling_text
 from data.records import ANEMIC, HEALTHY
+from util.figures import counted
 
 INVERTED_BELOW, INVERSE_FROM = 0.4, 0.8  # Dice with Otsu's of a mask and of its inverse: this is no matter of quality
 UNLIKE_BELOW = 0.5  # Dice with Otsu's

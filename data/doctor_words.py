@@ -16,13 +16,6 @@ def label_word(case: Case, index: int) -> str:
     return "no class" if label is None else CLASS_NAMES[label]
 
 
-def counted(count: int, plural: str, *verbs: str) -> str:
-    """Count something in words, in the singular where there is one, with its verb: 1 set is, 2 sets are."""
-    singular = {"images": "image", "masks": "mask", "blood counts": "blood count"}.get(plural, plural.removesuffix("s"))
-    words = [f"{count:,}", singular if count == 1 else plural, *verbs[count != 1 :][:1]]
-    return " ".join(words)
-
-
 def score_text(score: Score) -> str:
     """An AUROC with its interval, where it has one."""
     if score.interval is None:

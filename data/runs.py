@@ -188,11 +188,13 @@ def load_training_data(
     return TrainingData(smears, train, val, rows, facts, learned, colours, stain, masks, parts["train"].records)
 
 
-def _say_of_masks(records: Sequence[SmearRecord]) -> None:
-    """Warn of masks that would teach, or be taken for, the background."""
+def _say_of_masks(records: Sequence[SmearRecord]) -> list[str]:
+    """Warn of masks that would teach, or be taken for, the background; gives what was said."""
     warning = polarity_warning(records)
-    if warning:
-        print(f"warning: {warning}", file=sys.stderr, flush=True)
+    if warning is None:
+        return []
+    print(f"warning: {warning}", file=sys.stderr, flush=True)
+    return [warning]
 
 
 def _check_same_masks(dataset: Dataset, names: Sequence[str], masks: MaskRecord, split_path: Path) -> None:
@@ -461,7 +463,7 @@ def load_test_data(
     facts = describe_split(dataset, rows, found)
     print_data(facts)
     judged = [record for side in options.splits for record in parts[side].records]
-    _say_of_masks(judged)
+    facts["warnings"] = _say_of_masks(judged)
     if not judged:
         raise UserError(
             f"{dataset.root} holds no image of the splits {', '.join(options.splits)}",

@@ -344,7 +344,7 @@ class TestRun:
         return {**trained, **tested}
 
     def _warnings(self, data: SidesToTest) -> list[str]:
-        warnings = []
+        warnings: list[str] = list(data.facts.get("warnings", ()))
         if self.saved.facts["data"]["synthetic"] and not data.facts["synthetic"]:
             warnings.append("The network was trained on synthetic smears only and is tested here on other data.")
         if self.masks_written.get("otsu"):

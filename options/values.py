@@ -92,6 +92,8 @@ def looked_at(text: str) -> str:
 
 def tested_runs(text: str) -> str:
     """Check a list of runs to compare with, each with or without its weights: ``OTHER,SEG:best``; kept as text."""
+    if not text.strip(" ,"):
+        raise ValueError("must name the runs to compare with, with commas between, such as OTHER,SEG:best")
     for part in filter(None, text.split(",")):
         name, colon, which = part.partition(":")
         run_name(name)

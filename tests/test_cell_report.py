@@ -393,6 +393,18 @@ def test_the_main_page_sums_up_all_images(tmp_path):
     ]
 
 
+def test_the_parts_of_the_red_cells_add_up(tmp_path):
+    given = synthetic(size=300)
+    given["summary"] = given["summary"] | {"cells": 1234, "judged": 1000, "border": 220}
+    page, gallery = written(tmp_path, given)
+    for cards in (page, main_page(tmp_path, gallery)):
+        found = [e[2] for e in cards.all("article") if e[2].startswith("Red cells")]
+        assert found == ["Red cells1,2341,000 judged220 at a border14 without a stained rim"]
+    given["summary"] = given["summary"] | {"judged": 1014}
+    page, _ = written(tmp_path / "all", given)
+    assert "rim" not in next(e[2] for e in page.all("article") if e[2].startswith("Red cells"))
+
+
 def test_histograms_hold_every_measured_cell(tmp_path):
     known, relative = synthetic(3), synthetic(4, um_per_px=None)
     gallery = CellGallery(tmp_path, pages=0)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, roc_auc_score
 
+from options import parse_options
 from util.compare_page import difference_plot, write_comparison
 from util.compare_runs import compare, comparison_folder, most_disagreeing, read_run, results_folder
 from util.errors import UserError
@@ -144,18 +145,51 @@ def test_what_was_compared_is_on_record(tmp_path):
         (lambda text: text + text.splitlines(keepends=True)[3], "stands there twice"),
         (lambda text: text[: len(text) // 2], "broken off|unexpected end"),
         (lambda text: "".join(text.splitlines(keepends=True)[:40]), "39 labelled images, in metrics.json 80"),
+        (lambda text: text.replace('"Healthy","","g', '"Anemic","","g', 1), "other labels or probabilities: a Brier"),
+        (lambda text: text.replace(text.splitlines()[5].split(",")[1], '"nan"', 1), "prob_anemic is nan"),
+        (lambda text: text.replace('"Healthy","","g', '"Sick","","g', 1), "label_true is 'Sick' of .*, not Healthy or"),
+        (lambda text: "", "no column image, prob_anemic, label_true, group"),
+        (lambda text: text.replace(text.splitlines()[5].split(",")[1], '"0.5"', 1), "other labels or probabilities"),
     ],
 )
 def test_a_table_that_is_not_as_its_test_wrote_it_is_refused(tmp_path, spoil, says):
     names = [f"{i}.png" for i in range(80)]
     run = run_of(tmp_path, "A", 1, names)
-    content = json.loads((run.folder / "metrics.json").read_text()) | {"splits": {"test": {"global": {"n": 80}}}}
+    content = json.loads((run.folder / "metrics.json").read_text()) | {
+        "splits": {"test": {"global": {"n": 80, "brier": brier_of(run)}}}
+    }
     (run.folder / "metrics.json").write_text(json.dumps(content))
     assert len(read_run("A", run.folder).images) == 80
     table = run.folder / "predictions.csv"
     table.write_text(spoil(table.read_text()))
     with pytest.raises(UserError, match=f"cannot be compared(?s:.*)({says})"):
         read_run("A", run.folder)
+
+
+def brier_of(run):
+    return float(np.mean([(image.probability - image.label) ** 2 for image in run.images.values()]))
+
+
+@pytest.mark.parametrize("brier", [None, "0.2", float("nan")])
+def test_a_score_that_is_no_number_is_told(tmp_path, brier):
+    run = run_of(tmp_path, "A", 1, NAMES)
+    content = {"provenance": {}, "splits": {"test": {"global": {"brier": brier}}}}
+    (run.folder / "metrics.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=f"in metrics.json {brier}"):
+        read_run("A", run.folder)
+
+
+def test_a_mark_before_the_table_is_no_part_of_it(tmp_path):
+    run = run_of(tmp_path, "A", 1, NAMES)
+    table = run.folder / "predictions.csv"
+    table.write_text("\ufeff" + table.read_text(encoding="utf-8"), encoding="utf-8")
+    assert read_run("A", run.folder).images == run.images
+
+
+@pytest.mark.parametrize("text", ["", " ", ","])
+def test_a_comparison_with_nothing_is_no_test(tmp_path, text):
+    with pytest.raises(UserError, match="--compare.*must name the runs"):
+        parse_options("test", ["--dataroot", str(tmp_path), "--name", "A", "--compare", text], prog="x", description="")
 
 
 def test_folders_of_different_comparisons_differ_and_are_short():
@@ -220,6 +254,7 @@ def test_the_command_compares_without_data_or_weights(tmp_path, monkeypatch, rep
         "argv",
         ["x", "--name", "A", "--compare", "B", "--results_dir", str(tmp_path), "--checkpoints_dir", str(tmp_path)],
     )
+    monkeypatch.setattr("util.report_content.FEWEST_EFFECTIVE", 41)  # so that what the page minds is said
     assert door.main() == 0
     page = tmp_path / "A/compare_latest_B/index.html"
     told = capsys.readouterr().out.splitlines()
@@ -227,7 +262,9 @@ def test_the_command_compares_without_data_or_weights(tmp_path, monkeypatch, rep
     found = json.loads((page.parent / "compare.json").read_text())
     value = found["less_reference"]["B"]["auroc"]["value"]
     assert f"  Global of B less A: AUROC {value:+.3f} [" in "\n".join(told)
-    assert [line.removeprefix("  mind: ") for line in told if "mind: " in line] == found["notes"]
+    minded = [line.removeprefix("  mind: ") for line in told if "mind: " in line]
+    assert minded[1:] == found["notes"] and minded[0] in page.read_text(encoding="utf-8")
+    assert minded[0].startswith("Few or unequal groups (40 groups) decide")
     monkeypatch.setattr(sys, "argv", ["x", "--name", "A", "--compare", "../B"])
     with pytest.raises(UserError, match="plain folder name"):
         door.main()

@@ -29,6 +29,7 @@ from data.run_split import SplitPlan, split_for_training
 from data.runs import load_test_data, load_training_data
 from data.splits import EXCLUDED, SplitRow, read_split, rows_digest, write_split
 from data.synthetic import synthesize
+from models.testing import TestRun
 from util.errors import UserError
 
 CPU = torch.device("cpu")
@@ -118,6 +119,17 @@ def rewrite(path: Path, change) -> None:
 
 
 # the split of a run and its data
+
+
+def test_what_is_said_of_masks_reaches_the_report(tree, run, monkeypatch, capsys):
+    assert load_test(tree, run).facts["warnings"] == []
+    monkeypatch.setattr("data.runs.polarity_warning", lambda records: f"masks of {len(records)} mark the background")
+    data = load_test(tree, run)
+    said = data.facts["warnings"]
+    assert len(said) == 1 and f"warning: {said[0]}" in capsys.readouterr().err
+    facts = {"data": {"synthetic": False}}
+    tested = Namespace(saved=Namespace(facts=facts), masks_written={}, metrics={}, baseline=None)
+    assert TestRun._warnings(tested, data)[0] == said[0]
 
 
 def test_facts_hold_the_digest_of_the_split(tree, run):

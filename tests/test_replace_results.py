@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -54,12 +55,61 @@ def test_what_does_not_end_changes_nothing(results: Path, error: type[BaseExcept
 
 def test_what_a_killed_test_left_is_no_part_of_the_next(results: Path) -> None:
     write(results.with_name("test_best.unfinished"), masks__9="killed", index_html="killed")
-    write(results.with_name("test_best.replaced"), index_html="older")
+    write(results.with_name("test_best.replaced"), index_html="older")  # its page stands: it was as good as done
     with written_beside(results) as unfinished:
         assert held(unfinished) == {}
         write(unfinished, index_html="new")
     assert held(results) == {"index.html": "new", "notes": "mine"}
     assert [path.name for path in results.parent.iterdir()] == ["test_best"]
+
+
+@pytest.mark.parametrize("moves", range(1, 9))
+def test_a_change_of_places_that_is_broken_off_is_undone(
+    results: Path, monkeypatch: pytest.MonkeyPatch, moves: int
+) -> None:
+    new, left, move = dict.fromkeys(("index_html", "predictions_csv", "masks__2"), "new"), [moves], shutil.move
+
+    def broken_off(source: Path, target: Path) -> None:
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+        move(source, target)
+
+    monkeypatch.setattr("util.replace_results.shutil.move", broken_off)
+    before = held(results)
+    if moves == 8:  # more than there are: four old names, three new ones
+        with written_beside(results) as unfinished:
+            write(unfinished, **new)
+        assert held(results)["index.html"] == "new"
+        return
+    with pytest.raises(KeyboardInterrupt), written_beside(results) as unfinished:
+        write(unfinished, **new)
+    assert held(results) == before
+
+
+@pytest.mark.parametrize("moves", range(1, 8))
+def test_a_change_of_places_that_is_killed_is_undone_by_the_next_test(
+    results: Path, monkeypatch: pytest.MonkeyPatch, moves: int
+) -> None:
+    new, before = dict.fromkeys(("index_html", "predictions_csv", "masks__2"), "new"), held(results)
+    with monkeypatch.context() as killed:
+        left, move = [moves], shutil.move
+
+        def until_killed(source: Path, target: Path) -> None:
+            left[0] -= 1
+            if not left[0]:
+                raise SystemExit
+            move(source, target)
+
+        killed.setattr("util.replace_results.shutil.move", until_killed)
+        killed.setattr("util.replace_results._put_back", lambda home, replaced: None)  # a kill lets nothing be undone
+        with pytest.raises(SystemExit), written_beside(results) as unfinished:
+            write(unfinished, **new)
+    assert held(results).get("index.html") in (None, "old"), "no page beside files of another test"
+    with pytest.raises(RuntimeError), written_beside(results):
+        assert held(results) == before
+        raise RuntimeError
+    assert held(results) == before and [path.name for path in results.parent.iterdir()] == ["test_best"]
 
 
 def test_a_results_folder_that_is_a_link_stays_one(results: Path, tmp_path: Path) -> None:

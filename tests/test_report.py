@@ -25,6 +25,7 @@ from util.report import (
     save_thumbnail,
     write_report,
 )
+from util.report_content import groups_in_words
 from util.report_gradcam import GradCams
 
 HOSTILE = [
@@ -274,7 +275,7 @@ def test_the_facts_name_the_epoch_of_the_weights(tmp_path):
     }
     page = page_of(tmp_path, report(metrics=metrics))
     facts = page.all("ul", **{"class": "facts"})[0][2]
-    assert "Epoch 47" in facts and "I: chance; II: ImageNet" in facts
+    assert "Weights w.safetensors" in facts and "Epoch 47" in facts and "I: chance; II: ImageNet" in facts
     assert "w.safetensors" in page.section("provenance")
 
 
@@ -302,6 +303,7 @@ def test_few_or_unequal_groups_are_said_to_decide_the_figures(tmp_path, effectiv
     page = page_of(tmp_path, report(metrics={"splits": {"test": {"global": counted}}}))
     assert ("decide these figures" in page.section("headline")) == said
     facts = page.all("ul", **{"class": "facts"})[0][2]
+    assert groups_in_words({"n_groups": 9, "n_groups_effective": 1.2}) == "9 groups, as good as a single one"
     assert ("37 groups, as good as 13 equal ones" in facts) == (effective == 12.6) and "37 groups" in facts
 
 
@@ -321,6 +323,29 @@ def test_a_class_that_one_group_decides_is_told_of(tmp_path, effective, by_class
     assert said is None or said in told
     assert ("No claim about accuracy" in told) == bool(said and "most of" in said)
     assert ("decide these figures" in told) == (said == "decide these figures")
+
+
+def test_one_is_counted_in_the_singular(tmp_path):
+    counted = {**scores(n=1, groups=1), "confusion_matrix": [[0, 0], [0, 1]], "groups_by_class": [0, 1]}
+    metrics = {"splits": {"test": {"global": counted}}, "provenance": {"split": {"left_out": {"equal to another": 1}}}}
+    metrics["verdicts"] = {"group": {"test": {"global": {**counted, "mixed": 1, "single": 0}}}}
+    given = {"gate_log": [{"tier": 1, "epoch": 1, "decision": "open"}], "history": [{"epoch": 1, "train_loss": 0.5}]}
+    text = page_of(tmp_path, report(images=[image_row("x.png", label_true=1)], metrics=metrics, **given)).text
+    assert "The one decision" in text and "1 with images of both classes is left out" in text
+    assert (
+        "1 image, 1 group" in text
+        and "1 Anemic image" in text
+        and "1 image left out of the data:equal to another." in text
+    )
+    assert "1 image from 0 Healthy and 1 Anemic group." in text
+    assert not re.findall(r"\b1 (?:labelled |Anemic |Healthy )*(?:images|groups|cells|epochs|decisions)\b", text)
+
+
+def test_what_was_left_out_of_the_data_is_on_the_first_screen(tmp_path):
+    left_out = {"equal to another image": 1200, "in both classes": 34}
+    metrics = {"splits": {"test": {"global": scores()}}, "provenance": {"split": {"left_out": left_out}}}
+    header = page_of(tmp_path, report(metrics=metrics)).all("header")[0][2]
+    assert "1,234 images left out of the data:1,200 equal to another image; 34 in both classes." in header
 
 
 def test_notices(tmp_path):

@@ -8,7 +8,10 @@ import shutil
 import numpy as np
 import pytest
 
+from tests.test_compare_runs import run_of
 from tests.test_report import HOSTILE, image_row, report
+from util.compare_page import write_comparison
+from util.compare_runs import compare
 from util.report import link_to, save_thumbnail, write_report
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
@@ -26,6 +29,7 @@ def rows():
              for i in range(COUNT)]  # fmt: skip
     for index, row in enumerate(found):
         row.prob = {"tier1": 0.5, "global": round(0.5 + 0.4 * index / COUNT, 6)}  # all called Anemic: even ones wrongly
+    found[77].prob["tier1"] = 0.5000004
     for row, name in zip(found, HOSTILE, strict=False):
         row.name = row.group = name
     return found
@@ -36,7 +40,9 @@ def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     save_thumbnail(folder / "images/a.webp", np.full((30, 40, 3), 180, np.uint8))
     save_thumbnail(folder / "images/m.png", np.eye(30, 40) > 0)
-    return write_report(folder, report(images=rows()))
+    history = [{"epoch": n, "train": {"loss_cls": 1 / n, "accuracy": {"tier1": 0.8}}} for n in (1, 2, 3)]
+    gate_log = [{"tier": 1, "epoch": n, "decision": said, "train": 0.8} for n, said in ((1, "stay"), (2, "open"))]
+    return write_report(folder, report(images=rows(), history=history, gate_log=gate_log))
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +179,62 @@ def test_nothing_is_wider_than_a_phone_and_pictures_are_loaded_when_they_come_in
         "i.complete ? d(i.naturalWidth) : i.addEventListener('load', () => d(i.naturalWidth))"  # fmt: skip
     assert browser.execute_async_script(loaded) == 40
     assert run(browser, "return [...document.querySelectorAll('#image-list img')].every(e => e.loading === 'lazy')")
+
+
+def test_captions_and_legends_stay_in_sight_on_a_phone(browser):
+    scrolled = "document.querySelectorAll('.scroll').forEach(e => e.scrollLeft = arguments[0]);"
+    places = f"{scrolled} return [...document.querySelectorAll('caption span, .legend.narrow li')].map(e => {{"
+    places += " const r = e.getBoundingClientRect(); return [r.left, r.right, r.height]; })"
+    size = {"width": 390, "height": 900, "deviceScaleFactor": 1, "mobile": False}  # a window is 500 at least
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    for far in (0, 300):
+        found = run(browser, places, far)
+        assert len(found) > 8 and all(left >= 0 and right <= 390 and height > 0 for left, right, height in found)
+    names = run(browser, "return [...document.querySelectorAll('#curves .legend.narrow li')].map(e => e.textContent)")
+    assert names == ["train cls", "Tier-I training"], "as in the drawing"
+    signs = "return [...document.querySelectorAll('#gate .legend.narrow li')].map(e => e.textContent)"
+    assert "Yes: gate opens" in " ".join(run(browser, signs))
+    run(browser, scrolled, 0)
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_a_probability_just_above_the_threshold_is_called_anemic(browser):
+    enter(browser, "image-search", "77.png", "input")
+    tiers = run(browser, "return [...document.querySelectorAll('#image-list .tiers li')].map(e => e.textContent)")
+    assert tiers[0] == "Tier-I0.500 Anemic ✓", "77.png's is 0.5000004"
+
+
+def test_paper_shows_what_the_screen_keeps_closed(browser):
+    seen = "getComputedStyle(document.querySelector('#gate details'), '::details-content').contentVisibility"
+    assert run(browser, f"return {seen}") == "hidden", "all decisions of the gate"
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        assert run(browser, f"return {seen}") == "visible"
+        cards = "return [...document.querySelectorAll('.card')].filter(e => e.scrollWidth > e.clientWidth).length"
+        assert run(browser, cards) == 0
+        kept = "return getComputedStyle(document.querySelector('.lead')).breakInside"
+        assert run(browser, kept) == "avoid"
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
+def test_a_table_of_texts_is_scrolled_on_a_phone_and_breaks_no_word(browser, tmp_path):
+    runs = [run_of(tmp_path, name, seed, [f"folder_{i}/image_{i}.png" for i in range(60)])
+            for name, seed in (("A", 1), ("B", 2))]  # fmt: skip
+    opened, page = browser.current_url, write_comparison(tmp_path / "out", compare(runs, resamples=5))
+    size = {"width": 390, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.get(page.as_uri())
+    try:
+        heads = run(
+            browser, "return [...document.querySelectorAll('.texts th')].map(e => [e.textContent, e.offsetHeight])"
+        )
+        lines = {name: height for name, height in heads if name in ("Group", "Truth", "Epoch", "Commit")}
+        assert len(lines) == 4 and max(lines.values()) < 70, "one line of a word each"
+        assert run(browser, "return document.documentElement.scrollWidth") <= 390
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        browser.get(opened)
 
 
 def test_the_console_is_silent_and_nothing_leaves_the_machine(browser):

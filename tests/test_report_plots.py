@@ -69,7 +69,9 @@ def test_reliability_shows_points_of_global_alone_and_small_bins_hollow(tmp_path
     drawn = ElementTree.fromstring(re.search(r'<svg[^>]*aria-label="Reliability".*?</svg>', page.source, re.DOTALL)[0])
     assert not [node for node in drawn.iter(f"{SVG}path") if "line" in node.get("class")]
     _, counts = reliability_points(label, chance)
-    marks = list(drawn.iter(f"{SVG}circle"))
+    *marks, sign = drawn.iter(f"{SVG}circle")
+    assert float(sign.get("cy")) > TOP + SIDE and sign.get("class") == "f7", "points in the legend too, no line"
+    assert not [node for node in drawn.iter(f"{SVG}line") if "line" in node.get("class").split()]
     assert [node.get("class") == "ring" for node in marks] == [count < 10 for count in counts]
     assert len([node for node in drawn.iter(f"{SVG}line") if node.get("class") == "axis"]) == len(counts)
     words = {node.text for node in drawn.iter(f"{SVG}text")}
@@ -197,6 +199,9 @@ def test_the_first_screen_says_whether_global_beats_the_colours(tmp_path, verdic
     short = f"{said[:-1]}, which few groups decide."
     found["n_groups_effective"] = 13.0
     assert (short in page_of(tmp_path / "few", given).section("headline")) == (verdict != "not shown")
+    del found["n_groups_effective"]  # all groups together are enough, those of the Anemic images are not
+    given.metrics["splits"]["test"]["global"] |= {"n_groups_effective": 46.0, "effective_by_class": [300.0, 4.0]}
+    assert (short in page_of(tmp_path / "class", given).section("headline")) == (verdict != "not shown")
     assert said in head and "AUROC +0.062 (95% CI -0.013 to +0.125)" in head.replace("-0.012 ", "-0.013 ")
 
 
@@ -204,7 +209,7 @@ def test_too_few_images_show_nothing_about_colours(tmp_path):
     few, *_ = full(n=20)
     few.metrics["differences"]["global_less_colour"]["verdict"] = "better"
     few.metrics["splits"]["test"]["global"] |= {"n": 20, "n_groups": 10}
-    assert "Not shown to rank images better than colours alone (AUROC): too few images." in page_of(
+    assert "Not shown to rank images better than colours alone (AUROC): too few images or groups." in page_of(
         tmp_path, few
     ).section("headline")
 
@@ -241,7 +246,7 @@ def test_the_worst_errors_come_first(tmp_path):
     assert "wrong on 4 of 5 labelled images" in section and "right.png" not in section
     assert "probability of Anemic 0.050" in section
     right = page_of(tmp_path / "r", report(images=[image_row("x.png", label_true=1)]))
-    assert "right on all 1 labelled" in right.section("errors")
+    assert "right on the one labelled image" in right.section("errors")
 
 
 def test_new_sections_keep_hostile_names_as_text(tmp_path):

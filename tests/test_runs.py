@@ -305,3 +305,13 @@ def test_a_new_run_removes_the_severity_that_an_earlier_one_learned(tmp_path):
         folder.check(resume=False, overwrite=False)
     folder.begin()
     assert not (folder.folder / SEVERITY_HEAD).exists()
+
+
+@pytest.mark.parametrize("junk", [b"\x00\xff,,,\n", b"1,nan,open\n", b'"' + b"x" * 200_000])
+def test_broken_logs_are_read_as_far_as_they_are_whole(tmp_path, junk):
+    folder = RunFolder(str(tmp_path), "run")
+    folder.gate_log.parent.mkdir(parents=True, exist_ok=True)
+    folder.gate_log.write_bytes(b"epoch,tier,decision,reason\n1,1,open,why\n" + junk)
+    folder.metrics.write_bytes(b'{"epoch": 1, "lr": NaN}\n' + junk)
+    assert [row["reason"] for row in folder.gate_rows()] == ["why"]
+    assert [record["epoch"] for record in folder.history()] == [1]

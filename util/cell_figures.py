@@ -14,7 +14,7 @@ from xml.sax.saxutils import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from util.figures import UNPRINTABLE, Axes, Drawing
+from util.figures import UNPRINTABLE, Axes, Drawing, counted
 
 NORMAL, NOT_JUDGED, OTHER, LEFT_OUT = "normal", "not judged", "other", "left out"
 SOLID, DASHED, DOTTED, MIXED = "", "7 3", "2 2", "8 2.5 2 2.5"
@@ -276,9 +276,9 @@ def histogram(counts: NDArray[np.int64], bins: Bins) -> str:
     """
     total = int(counts.sum())
     unit = f" {bins.unit}" if bins.unit else ""
-    drawing = Drawing(380.0, 226.0, bins.title, f"{total} cells; {_middle_of(counts, bins, unit)}")
+    drawing = Drawing(380.0, 226.0, bins.title, f"{counted(total, 'cells')}; {_middle_of(counts, bins, unit)}")
     drawing.text(4.0, 15.0, bins.title, "head")
-    drawing.text(376.0, 15.0, f"{total:,} cells", "small soft end")
+    drawing.text(376.0, 15.0, counted(total, "cells"), "small soft end")
     if not total:
         drawing.text(4.0, 44.0, "No cell has this measure.", "soft")
         return drawing.render()

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from util import cell_figures
 from util.cell_figures import LEFT_OUT, NOT_JUDGED, Bins, Shape
-from util.figures import is_number
+from util.figures import counted, is_number
 from util.files import atomic_write
 from util.report import Tags, outside, printable, save_thumbnail, security_policy
 from util.results import encoded_image
@@ -221,12 +221,29 @@ def _cards(smear: SmearShown) -> Tags:
     median = percentile(said, 2)
     cards = [
         card("Severity", printable(said.get("severity") or EN_DASH), f"score {score}, 0 is normal", truth, cls="word"),
-        card("Red cells", figure_of(said.get("cells"), 0), f"{figure_of(said.get('judged'), 0)} judged"),
-        card("Overlapped", percent(said.get("overlapped_share")), f"{figure_of(said.get('overlapped'), 0)} cells"),
+        card("Red cells", figure_of(said.get("cells"), 0), *_parts_of(said)),
+        card("Overlapped", percent(said.get("overlapped_share")), _cells_in_words(said.get("overlapped"))),
         card("Median diameter", *_both_units(median, said.get("um_per_px")).split(", ")),
         card("Anisocytosis", figure_of(said.get("diameter_cv"), 1, "%"), "CV of the diameters"),
     ]
     return [tags.div(*cards, cls="cards")]
+
+
+def cell_parts(cells: int, judged: int, border: int) -> list[str]:
+    """What becomes of red cells, in words; the parts add up to all of them."""
+    parts = [f"{judged:,} judged", f"{border:,} at a border"]
+    return [*parts, f"{rest:,} without a stained rim"] if (rest := cells - judged - border) else parts
+
+
+def _parts_of(said: Mapping[str, Any]) -> list[str]:
+    counts = [said.get(key) for key in ("cells", "judged", "border")]
+    if not all(map(is_number, counts)):
+        return [f"{EN_DASH} judged"]
+    return cell_parts(*(int(count) for count in counts if count is not None))
+
+
+def _cells_in_words(count: Any) -> str:
+    return counted(int(count), "cells") if is_number(count) else f"{EN_DASH} cells"
 
 
 def percentile(summary: Mapping[str, Any], place: int) -> Any:

@@ -27,6 +27,7 @@ from util.cell_page import (
     RULE_NOTE,
     SmearShown,
     card,
+    cell_parts,
     cell_style,
     counted_kinds,
     diameters,
@@ -39,7 +40,7 @@ from util.cell_page import (
     table,
     write_cell_page,
 )
-from util.figures import is_number
+from util.figures import counted, is_number
 from util.report import Tags, link_to, outside, printable
 
 MOST_ROWS = 200
@@ -285,7 +286,7 @@ def _not_looked_for(rows: Sequence[GalleryRow]) -> Tags:
         return []
     words = (
         f"{count:,} of {len(rows):,} images: the red cells are too small to be told apart. They are not counted, not"
-        " measured and not graded; all figures of this section are of the others."
+        " measured and not graded; what is said of cells here is of the other images."
     )
     return [tags.p(words, cls="notice strong")]
 
@@ -296,6 +297,7 @@ def _cards(rows: Sequence[GalleryRow], totals: _Totals) -> Any:
     cells, judged, overlapped = (
         sum(getattr(row, name) or 0 for row in rows) for name in ("cells", "judged", "overlapped")
     )
+    parts = cell_parts(cells, judged, totals.border)
     grades = Counter(row.grade or NOT_GRADED for row in rows)
     under = [f"{grades[NOT_GRADED]:,} {NOT_GRADED}"] if grades[NOT_GRADED] else []
     paged = sum(row.page is not None for row in rows)
@@ -303,8 +305,8 @@ def _cards(rows: Sequence[GalleryRow], totals: _Totals) -> Any:
     return tags.div(
         card("Images", f"{len(rows):,}", f"{paged:,} with a page of their cells"),
         card("Graded Chronic", f"{grades['Chronic']:,}", f"{grades['Mild']:,} Mild", *under),
-        card("Red cells", f"{cells:,}", f"{judged:,} judged", f"{totals.border:,} at a border"),
-        card("Overlapped", percent(overlapped / cells if cells else None), f"{overlapped:,} cells"),
+        card("Red cells", f"{cells:,}", *parts),
+        card("Overlapped", percent(overlapped / cells if cells else None), counted(overlapped, "cells")),
         card("Left out", f"{sum(totals.reasons.values()):,}", left or "nothing"),
         cls="cards",
     )
@@ -372,7 +374,8 @@ def _table(rows: Sequence[GalleryRow]) -> Tags:
     rest = len(rows) - len(shown)
     lead = "Most severe first; a name that is a link leads to the page of that image's cells."
     if rest:
-        lead += f" The other {rest:,} images are in predictions.csv."
+        lead += " The other one is" if rest == 1 else f" The other {rest:,} images are"
+        lead += " in predictions.csv."
     title = "Images by severity"
     parts = [table(columns, [_line(row, columns) for row in shown[:FIRST_ROWS]], title, "smears")]
     if more := shown[FIRST_ROWS:]:

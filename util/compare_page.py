@@ -75,7 +75,7 @@ def _header(comparison: Comparison) -> Any:
     notes = tags.ul(cls="notices")
     research = "Not for diagnosis, treatment or any other clinical decision."
     notes.add(tags.li(tags.b("Research use only."), outside(research), cls="notice"))
-    for note in (*_caution(comparison), *comparison.notes):
+    for note in (*cautions(comparison), *comparison.notes):
         notes.add(tags.li(tags.b("\N{WARNING SIGN}\N{VARIATION SELECTOR-15} "), outside(note), cls="notice strong"))
     names = tags.h1(*_joined([outside(_titled(run)) for run in comparison.runs]))
     above = tags.p("3-TierDCFNet: comparison", cls="eyebrow")
@@ -91,7 +91,7 @@ def _joined(parts: Sequence[Any]) -> Tags:
     return [piece for index, part in enumerate(parts) for piece in ([" and ", part] if index else [part])]
 
 
-def _caution(comparison: Comparison) -> list[str]:
+def cautions(comparison: Comparison) -> list[str]:
     """What a reader must know of a sample that is too small for a claim or for its intervals."""
     said = no_claim(comparison.scores[0]) or few_groups(comparison.scores[0])
     return [said] if said else []
@@ -237,7 +237,8 @@ def _agreement(comparison: Comparison, folder: Path) -> Tags:
         rows.append(tags.tr(name, tags.td(outside(comparison.group[index])), tags.td(truth), *cells))
     if rows:
         columns = ("Image", "Group", "Truth", *(printable(run.name) for run in comparison.runs))
-        said = f"The {len(rows)} images that the runs call differently and most differ on"
+        which = "The one image" if len(rows) == 1 else f"The {len(rows)} images"
+        said = f"{which} that the runs call differently and most differ on"
         found.append(table_panel(columns, rows, said, "texts"))
     return found
 

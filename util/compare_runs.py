@@ -8,7 +8,7 @@ import json
 import math
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from util.comparison import over_folds
 from util.errors import UserError
+from util.figures import counted, is_number
 from util.intervals import METHOD
 from util.metrics import THRESHOLD, classification_metrics, effective_groups
 from util.report_scores import verdict_of
@@ -152,8 +153,11 @@ def read_run(name: str, folder: Path) -> TestedRun:
         raise UserError(f"--compare: no results of {name}", expected=f"a file {path}", found="none", remedy=tested)
     images: dict[str, TestedImage] = {}
     try:
-        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-            for row in csv.DictReader(file, strict=True):
+        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:  # a spreadsheet adds a mark
+            table = csv.DictReader(file, strict=True)
+            if lacking := [column for column in NEEDED if column not in (table.fieldnames or ())]:
+                raise ValueError(f"no column {', '.join(lacking)}")
+            for row in table:
                 if None in row or None in row.values():
                     raise ValueError(f"the row of {row['image']!r} is broken off or too long")
                 if row["label_true"]:
@@ -166,23 +170,34 @@ def read_run(name: str, folder: Path) -> TestedRun:
         raise UserError(f"{path} cannot be compared", expected=expected, found=words, remedy=tested) from None
     if not images:
         raise UserError(f"{path} holds no labelled image", remedy="compare tests of images whose class is known")
-    record, labelled = _record(folder / "metrics.json")
-    if labelled not in (None, len(images)):
-        words = f"{len(images)} labelled images, in metrics.json {labelled}"
-        raise UserError(f"{path} cannot be compared", expected="both files of one test", found=words, remedy=tested)
+    record, scores = _record(folder / "metrics.json")
+    unlike = _unlike(images.values(), scores)
+    if unlike is not None:
+        raise UserError(f"{path} cannot be compared", expected="both files of one test", found=unlike, remedy=tested)
     return TestedRun(name, folder, images, record)
 
 
-def _record(path: Path) -> tuple[dict[str, Any], int | None]:
-    """What metrics.json says of where the figures come from, and how many labelled images it counts.
+def _unlike(images: Collection[TestedImage], scores: dict[str, Any]) -> str | None:
+    """How a table is not the one that metrics.json was worked out from; None where it is, or nothing is known."""
+    brier = sum((image.probability - image.label) ** 2 for image in images) / len(images)
+    number, score = scores.get("n", len(images)), scores.get("brier", brier)
+    if number != len(images):
+        return f"{counted(len(images), 'labelled images')}, in metrics.json {number}"
+    if not is_number(score) or not math.isclose(score, brier, abs_tol=1e-9):
+        return f"other labels or probabilities: a Brier score of {brier:.7g}, in metrics.json {score}"
+    return None
 
-    Empty and None where it cannot be read, which a note then says.
+
+def _record(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What metrics.json says of where the figures come from, and Global's figures of the test images.
+
+    Both empty where it cannot be read, which a note then says.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         known = content["provenance"]
         trained_on, weights = known.get("trained_on") or {}, known.get("weights") or {}
-        counted = (((content.get("splits") or {}).get("test") or {}).get("global") or {}).get("n")
+        scores = dict(((content.get("splits") or {}).get("test") or {}).get("global") or {})
         record = {
             "data": known.get("data"),
             "split_digest": trained_on.get("split_digest"),
@@ -190,15 +205,17 @@ def _record(path: Path) -> tuple[dict[str, Any], int | None]:
             "epoch": weights.get("epoch"),
             "commit": known.get("commit"),
         }
-        return record, counted
+        return record, scores
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}, None
+        return {}, {}
 
 
 def _image(row: dict[str, str]) -> TestedImage:
     probability = float(row["prob_anemic"])
     if not (math.isfinite(probability) and 0 <= probability <= 1):
         raise ValueError(f"prob_anemic is {row['prob_anemic']} of {row['image']!r}")
+    if row["label_true"] not in CLASS_WORDS:
+        raise ValueError(f"label_true is {row['label_true']!r} of {row['image']!r}, not {' or '.join(CLASS_WORDS)}")
     return TestedImage(CLASS_WORDS.index(row["label_true"]), probability, row["group"])
 
 
@@ -317,12 +334,15 @@ def _notes(runs: Sequence[TestedRun], names: Sequence[str]) -> list[str]:
     for run in runs:
         lost = len(run.images) - len(names)
         if lost:
-            notes.append(f"{lost} of the {len(run.images)} labelled test images of {run.name} are not common to all.")
+            verb = "is" if lost == 1 else "are"
+            of = counted(len(run.images), "labelled test images")
+            notes.append(f"{lost:,} of the {of} of {run.name} {verb} not common to all.")
     first = runs[0]
     for run in runs[1:]:
         moved = sum(run.images[name].group != first.images[name].group for name in names)
         if moved:
-            notes.append(f"{run.name} names other groups for {moved} images; intervals go by those of {first.name}.")
+            words = f"{run.name} names other groups for {counted(moved, 'images')}"
+            notes.append(f"{words}; intervals go by those of {first.name}.")
     return notes
 
 

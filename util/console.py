@@ -8,6 +8,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from util.figures import counted
+
 ROMAN = {"tier1": "I", "tier2": "II", "tier3": "III", "global": "Global"}
 _LOSSES = {"loss_cls": "class", "loss_L1": "L1", "loss_overlap": "overlap", "loss_G_GAN": "GAN", "loss_D": "D"}
 _METRICS = {key: key for key in ("accuracy", "sensitivity", "specificity")} | {"auroc": "AUROC", "dice": "Dice"}
@@ -79,7 +81,8 @@ def headline_lines(content: Mapping[str, Any]) -> list[str]:
     scores = splits[side]["global"]
     keys = ("accuracy", "auroc", "sensitivity", "specificity")
     lines = [
-        f"{side}: {scores['n']:,} labelled images in {scores['n_groups']:,} groups; 95% intervals by groups",
+        f"{side}: {counted(scores['n'], 'labelled images')} in {counted(scores['n_groups'], 'groups')};"
+        " 95% intervals by groups",
         f"  Global: {', '.join(_with_interval(scores, key) for key in keys)}",
     ]
     difference = (content.get("differences") or {}).get("global_less_colour")

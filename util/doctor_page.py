@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from util.figures import UNPRINTABLE, interval_text, three_decimals
+from util.figures import UNPRINTABLE, counted, interval_text, three_decimals
 from util.files import atomic_write
 
 LEVEL_WORDS = {"error": "Error", "warning": "Warning", "note": "Note"}
@@ -160,7 +160,7 @@ def _cards(figures: Mapping[str, Any]) -> Any:
         ("Distinct", f"{figures['distinct']:,}", f"{figures['duplicate_sets']:,} sets of equal images"),
         ("In both classes", f"{figures['both_class_files']:,}", f"files in {figures['both_class_sets']:,} sets"),
         ("Cleaned", f"{figures['kept']:,}", classes or "no class known"),
-        ("Groups", f"{groups['groups']:,}", f"the largest of {groups['largest']['images']:,} images"),
+        ("Groups", f"{groups['groups']:,}", f"the largest of {counted(groups['largest']['images'], 'images')}"),
     ]
     articles = [_card(*card) for card in cards]
     if figures["colour"]:

@@ -82,6 +82,10 @@ class Drawing:
         """The whole ``<svg>``."""
         return self._head + "".join(self._parts) + "</svg>"
 
+    def sign(self) -> str:
+        """The drawing as a sign of 30 x 14 in a line of text, for a page that holds another one with the style."""
+        return f'<svg class="dcf" viewBox="0 0 30 14" aria-hidden="true">{"".join(self._parts)}</svg>'
+
 
 def _text(value: Any) -> str:
     return escape(UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", str(value)))
@@ -99,6 +103,12 @@ def _number(value: float) -> str:
 def three_decimals(value: Any) -> str:
     """A figure as the report writes it; a dash where it is undefined."""
     return f"{value:.3f}" if is_number(value) else EM_DASH
+
+
+def counted(count: int, plural: str, *verbs: str) -> str:
+    """Count something in words, in the singular where there is one, with its verb: 1 set is, 2 sets are."""
+    words = [f"{count:,}", plural.removesuffix("s") if count == 1 else plural, *verbs[count != 1 :][:1]]
+    return " ".join(words)
 
 
 def is_number(value: Any) -> bool:
@@ -284,13 +294,25 @@ def training_curves(history: Sequence[Mapping[str, Any]], gate_log: Iterable[Map
     panels = [("Loss terms", losses), ("Accuracy", accuracies)]
     openings = [entry for entry in map(gate_entry, gate_log) if entry.outcome != "kept"]
     heights = [_legend_rows(series) * 18 + 262.0 for _, series in panels]
-    description = f"{len(rows)} epochs; " + "; ".join(map(_last_values, (losses, accuracies)))
+    description = f"{counted(len(rows), 'epochs')}; " + "; ".join(map(_last_values, (losses, accuracies)))
     drawing = Drawing(860.0, sum(heights) - 16, "Training curves", description)
     top = 0.0
     for (title, series), height in zip(panels, heights, strict=True):
         _curve_panel(drawing, title, series, openings, top)
         top += height
     return drawing.render()
+
+
+def curve_signs(history: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """The legend of ``training_curves`` on its own, for where the drawing is wider than the screen: sign and name."""
+    rows = [_flat(row) for row in history]
+    return [(_line_sign(f"line {one.style}"), one.name) for one in (*_loss_series(rows), *_accuracy_series(rows))]
+
+
+def _line_sign(style: str) -> str:
+    drawing = Drawing(30.0, 14.0, "", "")
+    drawing.line(1.0, 7.0, 29.0, 7.0, style)
+    return drawing.sign()
 
 
 def _last_values(series: Sequence[Series]) -> str:
@@ -511,7 +533,7 @@ def gate_timeline(gate_log: Iterable[Mapping[str, Any]]) -> str:
     openings = [
         f"{entry.title} {entry.outcome} at epoch {entry.epoch:g}" for entry in entries if entry.outcome != "kept"
     ]
-    description = f"{len(entries)} decisions; " + ("; ".join(openings) or "no gate opened")
+    description = f"{counted(len(entries), 'decisions')}; " + ("; ".join(openings) or "no gate opened")
     drawing = Drawing(860.0, 34 + 3 * LANE_HEIGHT + 26, "Decisions of the gate", description)
     _gate_legend(drawing)
     last = max([entry.epoch for entry in entries], default=1.0)
@@ -524,16 +546,25 @@ def gate_timeline(gate_log: Iterable[Mapping[str, Any]]) -> str:
     return drawing.render()
 
 
+GATE_MARKS = {"kept": "No: keep training", "opened": "Yes: gate opens", "forced": "forced or stopped"}
+GATE_LINES = {"line s0 dash": "training", "line s2": "validation", "need": "needed"}
+
+
+def gate_signs() -> list[tuple[str, str]]:
+    """The legend of ``gate_timeline`` on its own, for where the drawing is wider than the screen: sign and name."""
+    found = []
+    for outcome, text in GATE_MARKS.items():
+        drawing = Drawing(30.0, 14.0, "", "")
+        _gate_mark(drawing, outcome, 15.0, 7.0, text)
+        found.append((drawing.sign(), text))
+    return [*found, *((_line_sign(style), text) for style, text in GATE_LINES.items())]
+
+
 def _gate_legend(drawing: Drawing) -> None:
-    words = (("kept", "No: keep training"), ("opened", "Yes: gate opens"), ("forced", "forced or stopped"))
-    for (outcome, text), x in zip(words, (10.0, 150.0, 275.0), strict=True):
+    for (outcome, text), x in zip(GATE_MARKS.items(), (10.0, 150.0, 275.0), strict=True):
         _gate_mark(drawing, outcome, x, 14.0, text)
         drawing.text(x + 12, 18.0, text, "small")
-    for style, text, x in (
-        ("line s0 dash", "training", 420.0),
-        ("line s2", "validation", 530.0),
-        ("need", "needed", 650.0),
-    ):
+    for (style, text), x in zip(GATE_LINES.items(), (420.0, 530.0, 650.0), strict=True):
         drawing.line(x, 14.0, x + 26, 14.0, style)
         drawing.text(x + 32, 18.0, text, "small")
 

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from util.figures import counted
+
 TIERS = ("tier1", "tier2", "tier3", "global")
 PANES = (
     "loss",
@@ -298,7 +300,7 @@ def histogram_edges(values: np.ndarray) -> np.ndarray:
 def _cells(diameters: np.ndarray) -> str:
     if not len(diameters):
         return "no cell"
-    return f"{len(diameters):,} cells, median {np.median(diameters):.1f} px"
+    return f"{counted(len(diameters), 'cells')}, median {np.median(diameters):.1f} px"
 
 
 def _loss_traces(epochs: Sequence[Mapping[str, Any]]) -> list[Trace]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from util.files import make_folder, unwritable
@@ -33,9 +34,9 @@ def written_beside(results: Path) -> Iterator[Path]:
     home = results.resolve()  # a link may lead to another disk, where the new files must be written then
     unfinished, replaced = (home.with_name(f"{home.name}.{word}") for word in ("unfinished", "replaced"))
     try:
-        for left_by_a_kill in (unfinished, replaced):
-            if left_by_a_kill.is_dir():
-                shutil.rmtree(left_by_a_kill)
+        _put_back(home, replaced)
+        if unfinished.is_dir():  # left by a kill
+            shutil.rmtree(unfinished)
     except OSError as error:
         raise unwritable(results, error) from None
     make_folder(unfinished)
@@ -51,13 +52,33 @@ def written_beside(results: Path) -> Iterator[Path]:
 
 
 def _take_place(unfinished: Path, home: Path, replaced: Path) -> None:
-    """Move names, not bytes: an instant, whatever the number of pictures."""
+    """Move names, not bytes: an instant, whatever the number of pictures. No page stands there while others move."""
     home.mkdir(parents=True, exist_ok=True)
     replaced.mkdir()
-    for name in (PAGE, *TABLES, *FOLDERS):
-        if (home / name).exists() or (home / name).is_symlink():
-            shutil.move(home / name, replaced / name)
-    for new in sorted(unfinished.iterdir(), key=lambda path: path.name == PAGE):
-        shutil.move(new, home / new.name)
+    try:
+        _move(home, replaced, (PAGE, *TABLES, *FOLDERS))
+        _move(unfinished, home, sorted((path.name for path in unfinished.iterdir()), key=PAGE.__eq__))
+    except BaseException:
+        _put_back(home, replaced)
+        raise
     unfinished.rmdir()
     shutil.rmtree(replaced)
+
+
+def _put_back(home: Path, replaced: Path) -> None:
+    """Undo a change of places that was broken off; where the new page stands already, clear up after it."""
+    if not replaced.is_dir():
+        return
+    if not (home / PAGE).exists():
+        _move(replaced, home, (*TABLES, *FOLDERS, PAGE))
+    shutil.rmtree(replaced)
+
+
+def _move(source: Path, target: Path, names: Iterable[str]) -> None:
+    """Move files and folders in this order, as far as they are there, in place of what has their names."""
+    for name in names:
+        if not os.path.lexists(source / name):
+            continue
+        if (target / name).is_dir() and not (target / name).is_symlink():
+            shutil.rmtree(target / name)
+        shutil.move(source / name, target / name)

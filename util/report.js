@@ -122,7 +122,7 @@
     const first = found.length ? page * PER_PAGE + 1 : 0;
     go.value = page + 1;
     go.max = pages;
-    const range = `${first} to ${Math.min(found.length, (page + 1) * PER_PAGE)} of ${found.length.toLocaleString("en")} images, page ${page + 1} of ${pages}`;
+    const range = `${first} to ${Math.min(found.length, (page + 1) * PER_PAGE)} of ${found.length.toLocaleString("en")} ${found.length === 1 ? "image" : "images"}, page ${page + 1} of ${pages}`;
     for (const node of document.querySelectorAll("#images .where")) node.textContent = range;
     for (const node of document.querySelectorAll("#images [data-step='-1']")) node.disabled = page === 0;
     for (const node of document.querySelectorAll("#images [data-step='1']")) node.disabled = page === pages - 1;

@@ -163,7 +163,8 @@ def _facts(report: Report) -> Any:
     scores = scores_of(report, split, "global")
     facts = [("Data", provenance_of(report).get("data")), ("Split", SPLITS.get(split, split) if split else None)]
     facts += [("Images", count_text(scores.get("n", len(report.images) or ""))), ("From", groups_in_words(scores))]
-    facts += [("Epoch", (provenance_of(report).get("weights") or {}).get("epoch"))]
+    weights = provenance_of(report).get("weights") or {}
+    facts += [("Weights", Path(str(weights.get("file") or "")).name), ("Epoch", weights.get("epoch"))]
     starts = _starts(report)
     facts += [("Tiers start from", starts if len(starts) <= LONGEST_FACT else "weights named under Provenance")]
     items = [tags.li(f"{name} ", tags.b(outside(value))) for name, value in facts if value not in (None, "")]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from util.figures import CLASSES, HEADS, NOT_EVALUATED, NOT_OPENED, SPLITS, UNPRINTABLE, is_number
+from util.figures import CLASSES, HEADS, NOT_EVALUATED, NOT_OPENED, SPLITS, UNPRINTABLE, counted, is_number
 
 if TYPE_CHECKING:
     from util.cell_report import CellGallery
@@ -145,11 +145,11 @@ def no_claim(scores: Mapping[str, Any]) -> str | None:
     fewest = min(groups) if groups else scores.get("n_groups") or 0
     if images >= FEWEST_IMAGES and fewest >= FEWEST_GROUPS:
         return _dominated(scores)
-    counted = f"{groups[0]} Healthy and {groups[1]} Anemic groups" if groups else f"{fewest} groups"
+    sources = f"{groups[0]} Healthy and {counted(groups[1], 'Anemic groups')}" if groups else counted(fewest, "groups")
     return (
-        f"No claim about accuracy can be made at this size: {images} images from {counted}. At least {FEWEST_IMAGES}"
-        f" images and {FEWEST_GROUPS} groups of each class are asked for; these figures show that the programme ran, no"
-        " more."
+        f"No claim about accuracy can be made at this size: {counted(images, 'images')} from {sources}. At least"
+        f" {FEWEST_IMAGES} images and {FEWEST_GROUPS} groups of each class are asked for; these figures show that the"
+        " programme ran, no more."
     )
 
 
@@ -185,7 +185,8 @@ def groups_in_words(scores: Mapping[str, Any]) -> str | None:
     if groups is None:
         return None
     equal = "" if effective is None or round(effective) >= groups else f", as good as {round(effective)} equal ones"
-    return f"{count_text(groups)} group{'' if groups == 1 else 's'}{equal}"
+    equal = equal.replace(" 1 equal ones", " a single one")
+    return f"{counted(groups, 'groups')}{equal}"
 
 
 def scores_of(report: Report, split: str | None, head: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from util.errors import UserError
-from util.figures import CLASSES, HEADS, is_number
+from util.figures import CLASSES, HEADS, counted, is_number
 from util.metrics import THRESHOLD
 from util.report_content import ImageRow, Report, Tags, link_to, missing_of, printable, provenance_of
 from util.report_images import outcome
@@ -87,7 +87,7 @@ def named_images(asked: str, names: Sequence[str]) -> list[int] | None:
             raise UserError(
                 f"--gradcam {part!r} names no single test image",
                 expected="names of test images as predictions.csv has them, or a number of images",
-                found=f"{len(matching)} images of that name among {len(names)}",
+                found=f"{counted(len(matching), 'images')} of that name among {len(names)}",
                 remedy="give the whole name, folders included",
             )
         found += matching

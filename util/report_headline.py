@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from util.figures import CLASSES, EM_DASH, SPLITS, interval_text, is_number, three_decimals
+from util.figures import CLASSES, EM_DASH, SPLITS, counted, interval_text, is_number, three_decimals
 from util.report_content import (
     METRICS,
     Report,
     Tags,
-    count_text,
     head_name,
     headline_split,
     provenance_of,
@@ -65,7 +64,7 @@ def _card(title: str, scores: Mapping[str, Any], key: str) -> Any:
         content.append(raw(interval_bar(value, interval)))
     text = interval_text(interval)
     content.append(tags.p(f"95% CI {text}" if text else "no interval", cls="interval"))
-    groups = f", {count_text(scores['n_groups'])} groups" if scores.get("n_groups") is not None else ""
+    groups = f", {counted(scores['n_groups'], 'groups')}" if scores.get("n_groups") is not None else ""
     content.append(tags.p(f"{_counted(scores, key)}{groups if key not in CLASS_OF else ''}", cls="count"))
     return tags.article(*content, cls="card panel")
 
@@ -90,5 +89,5 @@ def _counted(scores: Mapping[str, Any], key: str) -> str:
     """How many images a figure rests on: sensitivity and specificity see one class only."""
     matrix = scores.get("confusion_matrix")
     if key in CLASS_OF and matrix:
-        return f"{sum(matrix[CLASS_OF[key]]):,} {CLASSES[CLASS_OF[key]]} images"
-    return f"{count_text(scores.get('n', EM_DASH))} images"
+        return counted(sum(matrix[CLASS_OF[key]]), f"{CLASSES[CLASS_OF[key]]} images")
+    return counted(scores["n"], "images") if "n" in scores else f"{EM_DASH} images"

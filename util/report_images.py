@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from util.figures import CLASSES, HEADS, SPLITS, is_number, three_decimals
+from util.figures import CLASSES, HEADS, SPLITS, counted, is_number, three_decimals
 from util.metrics import THRESHOLD
 from util.report_content import PER_PAGE, ImageRow, Report, Tags, finite, link_to, missing_of, printable
 from util.report_parts import lead_of, outside
@@ -40,7 +40,7 @@ def rows_json(report: Report) -> str:
     """The rows as JSON that can stand inside ``<script>``: nothing in it can end the element or start a comment."""
     rows = [
         [printable(row.name), printable(row.split), printable(row.group), row.label_true, row.label_pred,
-         [finite(row.prob.get(head)) for head in HEADS], finite(row.dice),
+         [_every_digit(row.prob.get(head)) for head in HEADS], finite(row.dice),
          *(None if getattr(row, key) is None else link_to(getattr(row, key)) for key in PICTURES),
          cell_words(row), None if row.cells_page is None else link_to(row.cells_page)]
         for row in report.images
@@ -51,6 +51,11 @@ def rows_json(report: Report) -> str:
     content["missing"] = [missing_of(report, head) for head in HEADS]
     text = json.dumps(content, allow_nan=False, separators=(",", ":"))  # ASCII, so U+2028 is escaped too
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _every_digit(probability: float | None) -> float | None:
+    """As predictions.csv has it: rounded, 0.5000004 would be no more than the threshold, and sure ones would tie."""
+    return float(probability) if is_number(probability) and probability is not None else None
 
 
 def pictures_of(report: Report) -> dict[str, str]:
@@ -86,8 +91,8 @@ def images(report: Report) -> Tags:
     first = [_image_card(row, missing, captions) for row in report.images[:PER_PAGE]]
     return [
         lead_of(
-            f"{count:,} images{judged}. Select a picture to open it on its own. A group is named after one of its"
-            " members and may hold images of both classes."
+            f"{counted(count, 'images')}{judged}. Select a picture to open it on its own. A group is named after one"
+            " of its members and may hold images of both classes."
         ),
         _legend("true_mask" in captions),
         _image_filters(report.images),

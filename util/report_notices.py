@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from util.figures import HEADS, SPLITS
+from util.figures import HEADS, SPLITS, counted
 from util.report_content import Report, head_name, headline_split, provenance_of
 
 
@@ -24,7 +24,8 @@ def notices(report: Report) -> list[tuple[bool, str, str]]:
     found += _leak_notice(provenance.get("group_overlap") or []) + _tier_notices(
         report.metrics.get("tiers_opened") or {}
     )
-    return found + [(True, "Warning.", str(warning)) for warning in report.warnings]
+    found += [(True, "Warning.", str(warning)) for warning in report.warnings]
+    return found + _left_out_notice((provenance.get("split") or {}).get("left_out") or {})
 
 
 def _mask_notice(source: Any) -> list[tuple[bool, str, str]]:
@@ -36,6 +37,15 @@ def _mask_notice(source: Any) -> list[tuple[bool, str, str]]:
             (False, "Otsu masks were used.", "The binary stream saw Otsu's threshold, not the network's own masks.")
         ]
     return []
+
+
+def _left_out_notice(reasons: Mapping[str, int]) -> list[tuple[bool, str, str]]:
+    """Images of the data that stand on no side of the split."""
+    if not reasons:
+        return []
+    heading = f"{counted(sum(reasons.values()), 'images')} left out of the data:"
+    parts = [f"{count:,} {reason}" for reason, count in reasons.items()] if len(reasons) > 1 else list(reasons)
+    return [(False, heading, "; ".join(parts) + ".")]
 
 
 def _leak_notice(shared: Sequence[str]) -> list[tuple[bool, str, str]]:

@@ -32,6 +32,19 @@ def figure_panel(svg: str, label: str, cls: str = "panel scroll") -> Any:
     return tags.div(raw(svg), cls=cls, role="region", tabindex="0", aria_label=label)
 
 
+def narrow_legend(signs: Iterable[tuple[str, str]]) -> Any:
+    """A drawing's legend once more above it, shown where the screen is narrower than the drawing, which is scrolled.
+
+    Args:
+        signs: SVG of each sign, and its name.
+    """
+    from dominate import tags
+    from dominate.util import raw
+
+    items = [tags.li(raw(sign), printable(name)) for sign, name in signs]
+    return tags.ul(*items, cls="legend narrow", aria_hidden="true")
+
+
 def plot_panel(svg: str, label: str) -> Any:
     """A small SVG in a panel that shrinks with the screen."""
     from dominate import tags
@@ -44,7 +57,7 @@ def table_panel(head: Sequence[str], rows: Iterable[Any], caption: str = "", cls
     """A table in a panel that scrolls sideways on a narrow screen."""
     from dominate import tags
 
-    content = [tags.caption(caption)] if caption else []
+    content = [tags.caption(tags.span(caption))] if caption else []
     content.append(tags.thead(tags.tr(*[tags.th(text, scope="col") for text in head])))
     table = tags.table(*content, tags.tbody(*rows), **({"cls": cls} if cls else {}))
     return tags.div(table, cls="panel scroll", role="region", tabindex="0", aria_label=caption or head[0])

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from util.figures import CLASSES, HEADS, Axes, Drawing, three_decimals
+from util.figures import CLASSES, HEADS, Axes, Drawing, counted, three_decimals
 from util.metrics import THRESHOLD
 from util.report_content import Report, Tags, headline_split, scores_of
 from util.report_parts import lead_of, plot_panel
@@ -93,7 +93,10 @@ def square_plot(title: str, axes_names: tuple[str, str], curves: Sequence[Curve]
         _marks(drawing, axes, curve)
     for index, curve in enumerate(curves):
         y = legend + 20 * index
-        drawing.line(LEFT, y - 4, LEFT + 30, y - 4, curve.style)
+        if curve.bars:  # drawn as points, not as a line
+            drawing.add("circle", cx=LEFT + 15, cy=y - 4, r=5.0, cls=MARKS.get(curve.head, "f3"))
+        else:
+            drawing.line(LEFT, y - 4, LEFT + 30, y - 4, curve.style)
         drawing.text(LEFT + 38, y, curve.title, "small bold")
         drawing.text(LEFT + 128, y, curve.note, "small")
     return drawing.render()
@@ -227,10 +230,10 @@ def plots(report: Report) -> Tags:
     chosen = (report.metrics.get("operating_point") or {}).get("chosen_on")
     diamond = ", a diamond a head at the operating point that was chosen on the validation images" if chosen else ""
     lead = (
-        f"{len(label):,} labelled images. A ring is Global at {THRESHOLD:g}{diamond}. Dashed: a classifier that knows"
-        " nothing; for reliability, one whose probabilities come true. There Global alone is shown, with Wilson's 95%"
-        " interval of each bin's images as if they were independent; a small hollow mark is a bin of fewer than"
-        f" {FEWEST_IN_BIN} images."
+        f"{counted(len(label), 'labelled images')}. A ring is Global at {THRESHOLD:g}{diamond}. Dashed: a classifier"
+        " that knows nothing; for reliability, one whose probabilities come true. There Global alone is shown, with"
+        " Wilson's 95% interval of each bin's images as if they were independent; a small hollow mark is a bin of fewer"
+        f" than {FEWEST_IN_BIN} images."
     )
     drawn = _charts(report, split, label, chances)
     return [lead_of(lead), tags.div(*[plot_panel(svg, name) for name, svg in drawn.items()], cls="plots")]

@@ -28,7 +28,7 @@ from util.report_content import (
     provenance_of,
     segmentation_of,
 )
-from util.report_parts import figure_panel, flat_interval_note, lead_of, outside, table_panel, tree
+from util.report_parts import figure_panel, flat_interval_note, lead_of, narrow_legend, outside, table_panel, tree
 
 RESTAINED = {"grey": "grey", "stain_normalised": "normalised"}  # of metrics.json's robustness, and the page's words
 
@@ -184,15 +184,19 @@ def gate_history(report: Report) -> Tags:
     table = table_panel(
         ["Tier", "Epoch", "Training accuracy", "Needed", "Validation accuracy", "Decision", "Reason"], rows
     )
-    every = tags.details(tags.summary(f"All {len(rows)} decisions"), table, cls="under")
-    return [lead_of(lead), figure_panel(figures.gate_timeline(report.gate_log), "Decisions of the gate"), every]
+    every = tags.details(
+        tags.summary("The one decision" if len(rows) == 1 else f"All {len(rows)} decisions"), table, cls="under"
+    )
+    drawn = figure_panel(figures.gate_timeline(report.gate_log), "Decisions of the gate")
+    return [lead_of(lead), narrow_legend(figures.gate_signs()), drawn, every]
 
 
 def curves(report: Report) -> Tags:
     """Losses and accuracies over epochs."""
     if not report.history:
         return []
-    return [figure_panel(figures.training_curves(report.history, report.gate_log), "Training curves")]
+    drawn = figure_panel(figures.training_curves(report.history, report.gate_log), "Training curves")
+    return [narrow_legend(figures.curve_signs(report.history)), drawn]
 
 
 def segmentation(report: Report) -> Tags:

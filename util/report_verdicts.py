@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from util.figures import CLASSES, EM_DASH, HEADS, SPLITS, interval_text, is_number, three_decimals
+from util.figures import CLASSES, EM_DASH, HEADS, SPLITS, counted, interval_text, is_number, three_decimals
 from util.metrics import THRESHOLD, THRESHOLD_METRICS
 from util.report_content import (
     FEWEST_GROUPS,
@@ -44,8 +44,8 @@ def against_colours(report: Report) -> Tags:
     kind, words = _SAID.get(found.get("verdict"), _NOT_SHOWN)
     scores = scores_of(report, found.get("split", "test"), "global")
     if scores and no_claim(scores):
-        kind, words = _NOT_SHOWN[0], f"{_NOT_SHOWN[1]}: too few images"
-    elif few_groups(found) and kind != _NOT_SHOWN[0]:
+        kind, words = _NOT_SHOWN[0], f"{_NOT_SHOWN[1]}: too few images or groups"
+    elif (few_groups(scores) or few_groups(found)) and kind != _NOT_SHOWN[0]:
         kind, words = _NOT_SHOWN[0], f"{words}, which few groups decide"
     parts = [_signed(METRICS[key], found.get(key)) for key in ("auroc", "accuracy")]
     said = "Global less a random forest that sees colour statistics only, on the same images: " + ", ".join(parts)
@@ -71,7 +71,7 @@ def rule_in_words(point: Mapping[str, Any]) -> str:
     else:
         return f"{THRESHOLD:g}, as everywhere else on this page"
     count, groups = point.get("n"), point.get("n_groups")
-    return f"{how} on {count} validation images of {groups} groups"
+    return f"{how} on {counted(count or 0, 'validation images')} of {counted(groups or 0, 'groups')}"
 
 
 def operating(report: Report) -> Tags:
@@ -184,7 +184,8 @@ def _left_out(title: str, scores: Mapping[str, Any]) -> str:
     mixed, single = scores.get("mixed") or 0, scores.get("single")
     words = f"{title}: {scores.get('n', EM_DASH)}"
     words += f", {single} of one image" if single is not None else ""
-    return f"{words}; {mixed} with images of both classes are left out." if mixed else f"{words}."
+    verb = "is" if mixed == 1 else "are"
+    return f"{words}; {mixed} with images of both classes {verb} left out." if mixed else f"{words}."
 
 
 def _too_few(title: str, scores: Mapping[str, Any]) -> list[str]:
@@ -216,10 +217,12 @@ def errors(report: Report) -> Tags:
     if not labelled:
         return []
     if not wrong:
-        return [lead_of(f"Global is right on all {labelled} labelled images that this page shows.")]
+        right = "the one labelled image" if labelled == 1 else f"all {labelled:,} labelled images"
+        return [lead_of(f"Global is right on {right} that this page shows.")]
     worst = worst_errors(report.images)
     which = "the most confidently wrong first" if wrong <= len(worst) else f"the {len(worst)} most confidently wrong"
-    lead = f"Global is wrong on {wrong} of {labelled} labelled images; {which}. All are in the list of images below."
+    lead = f"Global is wrong on {wrong:,} of {counted(labelled, 'labelled images')}"
+    lead += f"; {which}. All are in the list of images below." if wrong > 1 else "."
     return [lead_of(lead), tags.div(*[_error_card(row) for row in worst], cls="errors")]
 
 

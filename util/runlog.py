@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import itertools
@@ -162,17 +163,22 @@ class RunFolder:
             raise unwritable(path, error) from None
 
     def history(self) -> list[dict[str, Any]]:
-        """The epochs logged so far; a last line that was cut off by a crash is left out."""
-        return (
-            list(_whole_records(self.metrics.read_text(encoding="utf-8").splitlines())) if self.metrics.exists() else []
-        )
+        """The epochs logged so far, up to a line that is no record, such as one cut off by a crash."""
+        if not self.metrics.exists():
+            return []
+        return list(_whole_records(self.metrics.read_text(encoding="utf-8", errors="replace").splitlines()))
 
     def gate_rows(self) -> list[dict[str, str]]:
-        """The gate decisions logged so far."""
+        """The gate decisions logged so far; a row that is none is left out, and what comes after a broken table."""
         if not self.gate_log.exists():
             return []
-        with self.gate_log.open(encoding="utf-8", newline="") as file:
-            rows = [row for row in csv.DictReader(file) if None not in row and None not in row.values()]
+        rows: list[dict[str, str]] = []
+        with (
+            self.gate_log.open(encoding="utf-8", errors="replace", newline="") as file,
+            contextlib.suppress(csv.Error),
+        ):
+            for row in csv.DictReader(file):
+                rows += [row] if None not in row and None not in row.values() else []
         return [row for row in rows if row.get("epoch", "").isdigit() and row.get("tier") in ("1", "2", "3")]
 
     def cut_logs(self, epoch: int) -> None:
