@@ -23,7 +23,7 @@ from util.cell_figures import LEFT_OUT, NOT_JUDGED, Bins, Shape
 from util.figures import counted, is_number
 from util.files import atomic_write
 from util.report import Tags, outside, printable, save_thumbnail, security_policy
-from util.results import encoded_image
+from util.results import encoded_image, leads_out
 
 EN_DASH = "\N{EN DASH}"
 PICTURE_SIZE = 1200
@@ -77,7 +77,7 @@ class SmearShown:
     def __post_init__(self) -> None:
         if self.rgb.shape != (*self.instances.shape, 3):
             raise ValueError(f"smear {self.rgb.shape} and instance map {self.instances.shape} must have one size")
-        if not self.stem or ".." in self.stem.split("/") or self.stem.startswith("/"):
+        if leads_out(self.stem):
             raise ValueError(f"the stem {self.stem!r} would lead out of the results folder")
 
 
