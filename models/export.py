@@ -29,6 +29,7 @@ from models.saved import SavedNetwork
 from util import sides
 from util.errors import UserError
 from util.files import atomic_write, make_folder
+from util.results import CLASS_WORDS
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
 TOLERANCE = 1e-4
@@ -37,7 +38,6 @@ OPSET = 18
 # programme, and other steps make the relations of the sizes too many to be traced in minutes.
 STEP, SMALLEST_TRACED, LARGEST_TRACED = 4, 128, 4096
 BATCHES = (1, 2, 3)
-CLASSES = ("Healthy", "Anemic")
 NOTICE = "Research use only, not for diagnosis."
 
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -295,8 +295,8 @@ def metadata_of(saved: SavedNetwork, name: str, weights_digest: str, form: str) 
         "purpose": NOTICE,
         "toolkit": "3-TierDCFNet",
         "toolkit_version": toolkit_version(),
-        "classes": json.dumps(CLASSES),
-        "positive_class": CLASSES[1],
+        "classes": json.dumps(CLASS_WORDS),
+        "positive_class": CLASS_WORDS[1],
         "heads": json.dumps(HEAD_KEYS),
         "open_tiers": str(saved.network.open_tiers),
         "input": "image: RGB, float32 (batch, 3, height, width) from 0 to 1"

@@ -74,6 +74,11 @@ class Options(argparse.Namespace):
         """Their defaults by name."""
         return {option.name: option.default for option in options_of(self.command)}
 
+    def described(self) -> dict[str, dict[str, Any]]:
+        """Each with its default, as checkpoints and pages hold them."""
+        defaults = self.defaults()
+        return {name: {"value": value, "default": defaults[name]} for name, value in self.values().items()}
+
     def non_defaults(self) -> dict[str, Any]:
         """Those that differ from their default."""
         defaults = self.defaults()

@@ -15,9 +15,9 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from util.assets import asset
 from util.errors import UserError
 from util.report import printable
 
@@ -183,7 +183,7 @@ def page_of(facts: Answer) -> tuple[str, str]:
     from dominate import tags
     from dominate.util import raw
 
-    style, script = _beside("report.css") + _beside("serve.css"), _beside("serve.js")
+    style, script = asset("report.css") + asset("serve.css"), asset("serve.js")
     document = dominate.document(title=f"{printable(facts['run'])}: judge a smear", lang="en")
     document.head.add(
         tags.meta(charset="utf-8"),
@@ -243,10 +243,6 @@ def _body(limits: Mapping[str, int]) -> Any:
     answers = tags.div(id="answers", aria_live="polite")
     script_needed = tags.noscript(tags.p("This page needs its script to send the images.", cls="notice strong"))
     return tags.main(tags.div(drop, script_needed, answers, cls="wide"), footer)
-
-
-def _beside(name: str) -> str:
-    return Path(__file__).with_name(name).read_text(encoding="utf-8")
 
 
 def _digest(text: str) -> str:
