@@ -1,4 +1,4 @@
-"""Every ``python scripts/...`` that README, docs, the model card and CONTRIBUTING show is a call that the script takes."""
+"""Every call of a script that README, docs, the model card and CONTRIBUTING show is one that the script takes."""
 
 from __future__ import annotations
 
