@@ -19,6 +19,14 @@ def parse_export_command(argv: Sequence[str], *, prog: str, description: str) ->
     Raises:
         UserError: an unknown flag or a bad value.
     """
+    parser = export_parser(prog, description)
+    given, unknown = parser.parse_known_args(list(argv))
+    refuse_unknown(parser, unknown)
+    return given
+
+
+def export_parser(prog: str, description: str) -> Parser:
+    """The parser of the command."""
     parser = Parser(
         prog=prog,
         usage="%(prog)s --name NAME [--to {onnx,torch}] [--out FILE] [options]",
@@ -60,6 +68,4 @@ def parse_export_command(argv: Sequence[str], *, prog: str, description: str) ->
         "--checkpoints_dir", default="./checkpoints", help="folder of the runs (default: ./checkpoints)"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the file if it is there")
-    given, unknown = parser.parse_known_args(list(argv))
-    refuse_unknown(parser, unknown)
-    return given
+    return parser

@@ -92,6 +92,10 @@ class Parser(argparse.ArgumentParser):
         """Raise what argparse would print."""
         raise UserError(message, remedy=f"`{self.prog} --help` explains every option")
 
+    def actions(self) -> list[argparse.Action]:
+        """What it takes, in the order of ``--help``, without ``--help`` itself."""
+        return [action for action in self._actions if action.dest != "help"]
+
     def flags(self) -> list[str]:
         """Every flag that the parser knows."""
         return [flag for action in self._actions for flag in action.option_strings]
