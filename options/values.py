@@ -6,10 +6,11 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from util.runlog import MOST_DIGITS
+
 AUTO = "auto"
 LARGEST_SEED = 2**32 - 1  # numpy's legacy generator takes no larger one
 LONGEST_NAME = 200  # bytes: file systems allow 255, and ``NAME_shipped2``, ``.NAME.lock_owner`` and others are longer
-MOST_DIGITS = 9  # of an epoch: more name none that was ever trained, and a file's name would be too long with them
 
 
 def at_least(minimum: float, kind: type = int) -> Callable[[str], Any]:
