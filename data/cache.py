@@ -81,7 +81,7 @@ class DecodedDataset:
         keys = self._source.keys
         for row in damaged:
             name = self._source.records[keys[row]].name
-            print(f"warning: {name} is damaged in {self._pack.path}: it is decoded again", file=sys.stderr)
+            print(f"warning: {name!r} is damaged in {self._pack.path}: it is decoded again", file=sys.stderr)
         self._pack = self._folder.renew(self._pack, self._source)
         self._sound[:] = False
         if self._damaged(rows):

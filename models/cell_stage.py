@@ -20,7 +20,7 @@ from models.module2.severity import CHRONIC, SeverityRule
 from models.module2.severity_head import SeverityHead, summary_features
 from models.module2.smear_cells import SmearCells
 from util.cell_report import CellGallery
-from util.errors import UserError
+from util.errors import UserError, visible
 from util.metrics import classification_metrics
 from util.runlog import SEVERITY_HEAD
 
@@ -179,7 +179,7 @@ def cell_stage(options: Any, device: Any, results: Path, run: Path) -> CellStage
     if head and head.measured_by != measured_by(options):
         print(
             f"warning: the learned severity is left out: it was learned from cells measured otherwise "
-            f"({head.measured_by}; here {measured_by(options)})",
+            f"({visible(head.measured_by)}; here {measured_by(options)})",
             file=sys.stderr,
         )
         head = None

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from options.definitions import Option, options_of
 from options.values import AUTO
-from util.errors import UserError
+from util.errors import UserError, visible
 from util.files import atomic_write
 
 OPTIONS_SCHEMA = 1
@@ -341,7 +341,7 @@ def describe(options: Options) -> str:
         mark = "*" if value != option.default else " "
         note = f"   [default: {_shown(option.default)}]" if mark == "*" and not option.required else ""
         note += "   [from the run]" if option.name in options.from_run else ""
-        lines.append(f"{mark} {option.name:>18}: {_shown(value)}{note}")
+        lines.append(visible(f"{mark} {option.name:>18}: {_shown(value)}{note}"))
     return "\n".join([*lines, "-" * 43])
 
 
