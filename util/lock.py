@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from util.errors import UserError
-from util.files import make_folder, unwritable
+from util.files import atomic_write, make_folder, unwritable
 
 
 @contextlib.contextmanager
@@ -49,8 +49,8 @@ def sole_writer(folder: Path, *, remedy: str) -> Iterator[None]:
     except OSError as error:
         raise unwritable(path, error) from None
     try:
-        with contextlib.suppress(OSError):  # it only serves the words of the error above
-            owner.write_text(f"process {os.getpid()}: {shlex.join(sys.argv)}\n", encoding="utf-8")
+        with contextlib.suppress(UserError):  # it only serves the words of the error above
+            atomic_write(owner, f"process {os.getpid()}: {shlex.join(sys.argv)}\n")  # no link is followed
         yield
     finally:
         with contextlib.suppress(OSError):

@@ -156,7 +156,7 @@ class RunFolder:
 
     def _append(self, path: Path, text: str) -> None:
         try:
-            with path.open("a", encoding="utf-8", newline="") as file:
+            with open(path, "a", encoding="utf-8", newline="", opener=_not_through_a_link) as file:  # noqa: PTH123
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())  # a state that is saved after it must not outlive it
@@ -183,6 +183,11 @@ class RunFolder:
         if self.gate_log.exists():
             rows = [row for row in self.gate_rows() if int(row["epoch"]) <= epoch]
             atomic_write(self.gate_log, _csv_text(rows, header=bool(rows)).encode())
+
+
+def _not_through_a_link(path: str, flags: int) -> int:
+    """Open a log, but none that is a link: with a run's folder from elsewhere it may lead to any file of the user's."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def _csv_text(rows: Sequence[Mapping[str, Any]], *, header: bool) -> str:
