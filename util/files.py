@@ -166,6 +166,11 @@ def remove_unfinished(folder: Path, *, name: str = "*", below: bool = False) -> 
         raise unwritable(folder, error) from None
 
 
+def not_through_a_link(path: str, flags: int) -> int:
+    """An opener for ``open`` that refuses links: in a folder from elsewhere one may lead to any file of the user's."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+
 def _write_new(path: Path, data: bytes) -> None:
     """Write a file that must not be there yet and wait until the disk has it."""
     with path.open("xb") as file:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from util.errors import UserError
-from util.files import atomic_write, make_folder, remove_unfinished, unwritable
+from util.files import atomic_write, make_folder, not_through_a_link, remove_unfinished, unwritable
 
 LATEST, BEST = "latest", "best"
 # Of what the run learns from.
@@ -156,7 +156,7 @@ class RunFolder:
 
     def _append(self, path: Path, text: str) -> None:
         try:
-            with open(path, "a", encoding="utf-8", newline="", opener=_not_through_a_link) as file:  # noqa: PTH123
+            with open(path, "a", encoding="utf-8", newline="", opener=not_through_a_link) as file:  # noqa: PTH123
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())  # a state that is saved after it must not outlive it
@@ -183,11 +183,6 @@ class RunFolder:
         if self.gate_log.exists():
             rows = [row for row in self.gate_rows() if int(row["epoch"]) <= epoch]
             atomic_write(self.gate_log, _csv_text(rows, header=bool(rows)).encode())
-
-
-def _not_through_a_link(path: str, flags: int) -> int:
-    """Open a log, but none that is a link: with a run's folder from elsewhere it may lead to any file of the user's."""
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def _csv_text(rows: Sequence[Mapping[str, Any]], *, header: bool) -> str:
