@@ -22,7 +22,7 @@ from data.cache_folder import ELSEWHERE, PackFolder, Source
 from data.cache_recipe import Fingerprint, Recipe
 from data.loader import DecodedSmears, check_some, in_order
 from data.records import SmearRecord
-from util.errors import UserError
+from util.errors import UserError, visible
 
 __all__ = ["CACHE_GB", "DecodedDataset", "Fingerprint", "open_decoded"]
 
@@ -81,7 +81,7 @@ class DecodedDataset:
         keys = self._source.keys
         for row in damaged:
             name = self._source.records[keys[row]].name
-            print(f"warning: {name} is damaged in {self._pack.path}: it is decoded again", file=sys.stderr)
+            print(f"warning: {visible(name)} is damaged in {self._pack.path}: it is decoded again", file=sys.stderr)
         self._pack = self._folder.renew(self._pack, self._source)
         self._sound[:] = False
         if self._damaged(rows):

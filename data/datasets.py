@@ -32,6 +32,7 @@ from data.records import CLASS_NAMES, SmearRecord
 from data.severity import CHRONIC_BELOW, NORMAL_FROM, SeverityReport, with_severities
 from data.splits import ACCEPTED, SIDES, SplitRow, place, rows_digest
 from data.synthetic_writer import NOTICE, TREE, write_dataset
+from util.errors import visible
 from util.figures import counted
 
 SYNTHETIC_FOLDER = Path("datasets")
@@ -280,7 +281,7 @@ def print_data(facts: dict[str, Any]) -> None:
         print(f"  {side:5s}: {words}")
     leaks = facts["leaks"]
     for words in leaks["first"]:
-        print(f"  LEAK: {words}")
+        print(f"  LEAK: {visible(words)}")
     if leaks["count"] > len(leaks["first"]):
         print(f"  LEAK: and {leaks['count'] - len(leaks['first'])} more")
     if leaks["near_duplicates"] != "checked":

@@ -15,8 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-PYRAMID_STRIDES = (4, 8, 16, 32)
-
 
 @dataclass(frozen=True)
 class BackboneSizes:

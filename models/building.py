@@ -95,15 +95,9 @@ def build_session(
         trainer,
         Gate.begin(gate_settings(options)),
         folder,
-        {"data": dict(data_facts), "options": _told(options), "starts": starts},
+        {"data": dict(data_facts), "options": options.described(), "starts": starts},
         save_every=options.save_epoch_freq,
         save_seconds=options.save_seconds,
         stop_when_open=options.stop_when_open,
         patience=options.patience,
     )
-
-
-def _told(options: Any) -> dict[str, dict[str, Any]]:
-    """Every option with its default, as checkpoints carry them."""
-    defaults = options.defaults()
-    return {name: {"value": value, "default": defaults[name]} for name, value in options.values().items()}

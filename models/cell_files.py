@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import os
-import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +16,7 @@ from PIL import Image
 
 from models.module2.smear_cells import SmearCells
 from util.errors import UserError
-from util.files import atomic_write, unwritable
+from util.files import atomic_write, remove_unfinished, unfinished_name, unwritable
 from util.results import encoded_image
 
 MOST_CELLS = np.iinfo(np.uint16).max  # that an instance map of 16 bits can number
@@ -85,7 +84,7 @@ class StreamedTable:
 
     def __init__(self, path: Path, columns: Sequence[str]) -> None:
         self.path, self.columns = path, tuple(columns)
-        self._temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+        self._temporary = unfinished_name(path)
         try:
             self._file = self._temporary.open("x", encoding="utf-8", errors="surrogateescape", newline="")
         except OSError as error:
@@ -145,10 +144,9 @@ def _table_cell(value: Any) -> str:
 
 
 def remove_begun(folder: Path) -> None:
-    """Remove tables that a run which was killed has begun; OSError where that cannot be done."""
+    """Remove tables that a run which was killed has begun; UserError where that cannot be done."""
     for name in (CELLS_TABLE, LEFT_OUT_TABLE):
-        for begun in folder.glob(f".{name}.{'[0-9a-f]' * 16}"):
-            begun.unlink(missing_ok=True)
+        remove_unfinished(folder, name=name)
 
 
 class CellFiles:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -19,7 +20,7 @@ from models.module2.severity import CHRONIC, SeverityRule
 from models.module2.severity_head import SeverityHead, summary_features
 from models.module2.smear_cells import SmearCells
 from util.cell_report import CellGallery
-from util.errors import UserError
+from util.errors import UserError, visible
 from util.metrics import classification_metrics
 from util.runlog import SEVERITY_HEAD
 
@@ -29,8 +30,6 @@ Analyse = Callable[[NDArray[np.uint8]], SmearCells]
 LEAST_SEEN, MOST_SEEN = 3.0, 100.0
 # Of the metrics of two classes, those that mean something of a score that is no probability.
 SEVERITY_METRICS = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "auroc")
-
-
 # Pixels above which images are analysed one at a time: each takes about 100 bytes a pixel.
 LARGE_IMAGE = 6_000_000
 # Whose mask of an image is written.
@@ -79,6 +78,15 @@ class CellsOfImage:
         }
 
 
+def cells_in(rgb: NDArray[np.uint8], analyse: Analyse) -> CellsOfImage:
+    """The cells of an image (H, W, 3), or why there are none; without a learned grade."""
+    try:
+        cells = analyse(rgb)
+    except UserError as error:
+        return CellsOfImage(None, (f"its cells could not be measured: {error.what}",))
+    return CellsOfImage(cells, (*cells.warnings, *magnification_notes(cells.cell_diameter_px, rgb.shape[:2])))
+
+
 class CellStage:
     """Finds the cells of images, in threads, and writes what it finds.
 
@@ -119,17 +127,14 @@ class CellStage:
             rgb: (H, W, 3) uint8.
             severity_true: its grade where that is known.
         """
-        large = rgb.shape[0] * rgb.shape[1] > LARGE_IMAGE
         try:
-            with self._one_large if large else nullcontext():
-                cells = self.analyse(rgb)
-            check_count(stem, cells.instances)
-        except UserError as error:
-            return CellsOfImage(None, (f"its cells could not be measured: {error.what}",))
+            found = cells_in(rgb, partial(self._countable, stem))
         except Exception as error:
             error.add_note(f"while finding the cells of {name!r}")
             raise
-        warnings = (*cells.warnings, *magnification_notes(cells.cell_diameter_px, rgb.shape[:2]))
+        cells = found.cells
+        if cells is None:
+            return found
         self.gallery.add(
             index=index,
             name=name,
@@ -140,12 +145,20 @@ class CellStage:
             left_out=cells.left_out_rows(name),
             summary=cells.summary_fields(),
             cell_diameter_px=cells.cell_diameter_px,
-            warnings=warnings,
+            warnings=found.warnings,
             severity_true=severity_true,
         )
         features = summary_features(cells.summary) if self.head else None
         learned = self.head.probability(features) if self.head and features is not None else None
-        return CellsOfImage(cells, warnings, learned)
+        return replace(found, learned=learned)
+
+    def _countable(self, stem: str, rgb: NDArray[np.uint8]) -> SmearCells:
+        """The cells of an image, if an instance map can number them; of large images one at a time."""
+        large = rgb.shape[0] * rgb.shape[1] > LARGE_IMAGE
+        with self._one_large if large else nullcontext():
+            cells = self.analyse(rgb)
+        check_count(stem, cells.instances)
+        return cells
 
 
 def cell_stage(options: Any, device: Any, results: Path, run: Path) -> CellStage | None:
@@ -166,7 +179,7 @@ def cell_stage(options: Any, device: Any, results: Path, run: Path) -> CellStage
     if head and head.measured_by != measured_by(options):
         print(
             f"warning: the learned severity is left out: it was learned from cells measured otherwise "
-            f"({head.measured_by}; here {measured_by(options)})",
+            f"({visible(head.measured_by)}; here {measured_by(options)})",
             file=sys.stderr,
         )
         head = None

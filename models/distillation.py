@@ -19,10 +19,9 @@ from tqdm import tqdm
 from models.inference import SmearBatch
 from models.network import TIER_KEYS, TIER_NAMES, ThreeTierDCFNet, Tier
 from models.precision import MixedPrecision, precision
+from models.pretrained import IMAGENET, RANDOM
 from models.trainer import LARGEST_GRADIENT
 
-PRETRAINED = "ImageNet weights"  # how ``models.pretrained`` begins what it says of such a start
-RANDOM = "random weights"
 LEARNING_RATE = 2e-3
 WEIGHT_DECAY = 0.02
 MEASURED_BATCHES = 8  # enough for means and deviations
@@ -154,7 +153,7 @@ def distil_starts(
     Returns:
         ``starts``, with what was changed; unchanged where no tier is pretrained or none is random.
     """
-    pretrained = [key for key in TIER_KEYS if starts[key].startswith(PRETRAINED)]
+    pretrained = [key for key in TIER_KEYS if starts[key].startswith(IMAGENET)]
     random = [key for key in TIER_KEYS if starts[key].startswith(RANDOM)]
     if not count:
         return dict(starts)

@@ -22,21 +22,22 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.backbones import EntryOfPreviousTier, PyramidMerge
+from models.judges import trained_size
 from models.network import HEAD_KEYS, TIERS, ThreeTierDCFNet, Tier, TierOutput
 from models.onnx_backend import FORMAT, INPUTS, OUTPUTS, OnnxModel, require_packages
 from models.saved import SavedNetwork
+from util import sides
 from util.errors import UserError
 from util.files import atomic_write, make_folder
+from util.results import CLASS_WORDS
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
 TOLERANCE = 1e-4
 OPSET = 18
-SMALLEST_SIDE = 64  # as --fineSize
 # A torch.export programme is traced for sides in steps of 4 from here on: below, features of a single pixel are another
 # programme, and other steps make the relations of the sizes too many to be traced in minutes.
 STEP, SMALLEST_TRACED, LARGEST_TRACED = 4, 128, 4096
 BATCHES = (1, 2, 3)
-CLASSES = ("Healthy", "Anemic")
 NOTICE = "Research use only, not for diagnosis."
 
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -284,9 +285,8 @@ def metadata_of(saved: SavedNetwork, name: str, weights_digest: str, form: str) 
         form: "onnx" or "torch".
     """
     facts, architecture = saved.facts, saved.network.architecture
-    told = facts["options"].get("loadSize")
     side = architecture.fine_size
-    sides = f"{SMALLEST_SIDE} or more" if form == "onnx" else f"multiples of {STEP} from {SMALLEST_TRACED}"
+    taken = f"{sides.INPUT[0]} or more" if form == "onnx" else f"multiples of {STEP} from {SMALLEST_TRACED}"
     synthetic = bool(facts["data"].get("synthetic"))
     return {
         "format": FORMAT,
@@ -295,16 +295,16 @@ def metadata_of(saved: SavedNetwork, name: str, weights_digest: str, form: str) 
         "purpose": NOTICE,
         "toolkit": "3-TierDCFNet",
         "toolkit_version": toolkit_version(),
-        "classes": json.dumps(CLASSES),
-        "positive_class": CLASSES[1],
+        "classes": json.dumps(CLASS_WORDS),
+        "positive_class": CLASS_WORDS[1],
         "heads": json.dumps(HEAD_KEYS),
         "open_tiers": str(saved.network.open_tiers),
         "input": "image: RGB, float32 (batch, 3, height, width) from 0 to 1"
         + ("; mask: float32 (batch, 1, height, width), 1 on cells (Otsu's threshold)" if takes_mask(saved) else ""),
         "normalisation": "inside the network",
         "input_size": str(side),
-        "load_size": str(told["value"] if isinstance(told, dict) else side),
-        "sides": sides if sides_move(saved, form) else f"{side} only",
+        "load_size": str(trained_size(saved)),
+        "sides": taken if sides_move(saved, form) else f"{side} only",
         "draws_masks": json.dumps(saved.network.draws_masks),
         "training_data": "synthetic smears" if synthetic else "smears that are not synthetic",
         "training_images": json.dumps(facts["data"].get("sides", {})),
@@ -364,7 +364,7 @@ def sizes_to_check(saved: SavedNetwork, form: str) -> list[tuple[int, int]]:
     side = saved.network.architecture.fine_size
     if not sides_move(saved, form):
         return [(side, side)]
-    least, step = (SMALLEST_SIDE, 1) if form == "onnx" else (SMALLEST_TRACED, STEP)
+    least, step = (sides.INPUT[0], 1) if form == "onnx" else (SMALLEST_TRACED, STEP)
     smaller, larger = max(least, (side - 44) // step * step), (side + 20) // step * step
     return list(dict.fromkeys([(side, side), (smaller, smaller), (larger, larger), (larger + step, smaller)]))
 

@@ -55,9 +55,6 @@ class GateDecision:
         return asdict(self)
 
 
-GATE_COLUMNS = tuple(GateDecision.__dataclass_fields__)
-
-
 def tier_budgets(epochs: int, tier_epochs: int) -> tuple[int, int, int]:
     """Epochs each tier may train: a third of the run unless ``tier_epochs`` says so.
 

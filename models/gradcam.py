@@ -25,13 +25,12 @@ from models.network import TIER_KEYS, NetworkOutput, ThreeTierDCFNet, in_full_pr
 from util.files import atomic_write
 from util.report import ImageRow, save_thumbnail
 from util.report_gradcam import GradCams, SeenImage, TierSeen, heat_overlay
-from util.results import output_stems
+from util.results import CLASS_WORDS, output_stems
 
 FOLDER = "gradcam"
 TABLE = "gradcam.csv"
 COLUMNS = ("image", "tier", "class", "prob_anemic_own", "peak", "overlay", "map")
 ABSENT = "Grad-CAM is left out: the package captum is not installed. Install it and test again: pip install captum"
-CLASS_WORDS = ("Healthy", "Anemic")
 
 
 class PooledVoice(nn.Module):

@@ -18,6 +18,7 @@ from models.inference import SmearBatch
 from models.network import HEAD_KEYS
 from models.novelty import Novelty, NoveltyReference, Watched, digest_of, pictures_of, read_reference
 from models.saved import SavedNetwork, load_network
+from util import sides
 from util.errors import UserError
 from util.runlog import RunFolder
 
@@ -236,8 +237,8 @@ def _judge_of(backend: str) -> Callable[..., Judge]:
 
 
 def trained_size(saved: SavedNetwork) -> int:
-    """The --loadSize that a network was trained with; its input size where the checkpoint does not say."""
+    """The --loadSize that a network was trained with; its input size where the checkpoint says none that can be."""
     told = saved.facts["options"].get("loadSize")
     size = told.get("value") if isinstance(told, dict) else None
     least = saved.network.architecture.fine_size
-    return size if isinstance(size, int) and size >= least else least
+    return size if isinstance(size, int) and size in sides.LOADED and size >= least else least

@@ -23,7 +23,6 @@ PACKAGES = ("onnx", "onnxruntime")
 FORMAT = "3TDCFNet network"
 INPUTS = ("image", "mask")
 OUTPUTS = ("probabilities", "mask_probability", "voices", "features")
-BACKENDS = ("torch", "onnx")
 
 
 def require_packages(names: Sequence[str] = PACKAGES) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from pathlib import Path
 
@@ -11,12 +10,11 @@ from models.cell_files import instances_path, remove_begun
 from models.progress import UNFINISHED, unfinished_images
 from util.cell_page import page_path
 from util.errors import UserError
-from util.files import unwritable
+from util.files import remove_unfinished, unwritable
 
 PAGE = "index.html"
 FILES = (PAGE, "run.json", "predictions.csv", "cells.csv", "left_out.csv")
 FOLDERS = ("masks", "instances", "images", "cells", "pages")
-_HALF_WRITTEN = re.compile(r"\..*\.[0-9a-f]{16}")
 
 
 def clear(results: Path, *, resume: bool) -> None:
@@ -36,7 +34,7 @@ def clear(results: Path, *, resume: bool) -> None:
             if folder.is_symlink() or not folder.is_dir():
                 continue
             if resume:
-                _remove_half_written(folder)
+                remove_unfinished(folder, below=True)
             else:
                 shutil.rmtree(folder)
         remove_begun(results)
@@ -77,13 +75,6 @@ def check_free(results: Path, *, resume: bool, overwrite: bool) -> None:
             found=f"{done} {'image' if done == 1 else 'images'} judged",
             remedy="go on with it (--continue_predict), or begin anew (--overwrite)",
         )
-
-
-def _remove_half_written(folder: Path) -> None:
-    """Remove what atomic writes that were killed have left."""
-    for path in folder.rglob(".*"):
-        if _HALF_WRITTEN.fullmatch(path.name) and path.is_file():
-            path.unlink()
 
 
 def remove_files(results: Path, stem: str) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
-import platform
 import shlex
 import sys
 import time
@@ -13,7 +11,6 @@ from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -40,9 +37,10 @@ from models.predict_notes import (
     rows_of,
 )
 from models.progress import UNFINISHED, Progress
-from models.testing import PACKAGES
+from util.cores import usable_cores
 from util.errors import UserError
 from util.predict_page import JudgedImage, PredictPage, write_predict_page
+from util.provenance import versions
 from util.report import overlay_image, save_thumbnail
 from util.results import output_stems, save_mask, write_json, write_predictions
 from util.runlog import SEVERITY_HEAD, plain
@@ -122,7 +120,7 @@ class PredictRun:
         self.panel, self.device, self.results, self.options, self.stage = panel, device, results, options, cells
         self.saved = panel.first.saved
         self.heads = panel.heads
-        self.workers = options.num_workers or os.cpu_count() or 1
+        self.workers = options.num_workers or usable_cores()
         self.tally, self.seconds, self.kept = _Tally(), 0.0, 0
         check_free(results, resume=options.continue_predict, overwrite=options.overwrite)
         self.resumes = options.continue_predict and (results / UNFINISHED).is_file()
@@ -320,7 +318,7 @@ class PredictRun:
             images=self.tally.images,
             warnings=content["warnings"],
             cells=self.stage.gallery if self.stage else None,
-            options=self._shown_options(),
+            options=self.options.described(),
         )
         written = write_predict_page(self.results, page)
         (self.results / UNFINISHED).unlink(missing_ok=True)
@@ -351,10 +349,7 @@ class PredictRun:
                 "seed": self.options.seed,
                 "options": self.options.values(),
                 "command": shlex.join(["python", *sys.argv]),
-                "versions": {
-                    "python": platform.python_version(),
-                    **{name: metadata.version(name) for name in PACKAGES},
-                },
+                "versions": versions(),
                 "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU",
                 "seconds": round(self.seconds, 3),
                 "judged_before": self.kept,
@@ -402,11 +397,6 @@ class PredictRun:
         told += f", {counts['healthy']} Healthy, {counts['anemic']} Anemic"
         unlike = counts.get("unlike_training")
         return told if unlike is None else f"{told}; {unlike} unlike the training images"
-
-    def _shown_options(self) -> dict[str, Any]:
-        """The options, each with its default, so that the page can mark those that differ."""
-        defaults = self.options.defaults()
-        return {name: {"value": value, "default": defaults[name]} for name, value in self.options.values().items()}
 
 
 def reduced(plane: NDArray[Any]) -> NDArray[Any]:

@@ -23,6 +23,8 @@ from util.console import ROMAN
 from util.errors import UserError
 from util.runlog import weights_file
 
+# How what is said of a start begins: ``models.distillation`` goes by it.
+IMAGENET, RANDOM = "ImageNet weights", "random weights"
 VOICES = "weights"  # of the voices in the verdicts: fitted on another run's validation images, so not taken over
 
 
@@ -115,11 +117,11 @@ def _published_starts(network: ThreeTierDCFNet, *, required: bool) -> dict[str, 
         _must_have(wanted, fetched)
     if wanted:
         _report(wanted, fetched)
-    starts = dict.fromkeys(TIER_KEYS, "random weights (no published weights of this width)")
-    starts |= {key: f"random weights ({fetched.why}; {one.title} not in the cache)" for key, one in wanted.items()}
+    starts = dict.fromkeys(TIER_KEYS, f"{RANDOM} (no published weights of this width)")
+    starts |= {key: f"{RANDOM} ({fetched.why}; {one.title} not in the cache)" for key, one in wanted.items()}
     for key, (title, path) in (files | fetched.files).items():
         _fill(_backbone(network.tiers[TIER_KEYS.index(key)]), path)
-        starts[key] = f"ImageNet weights ({title})"
+        starts[key] = f"{IMAGENET} ({title})"
     return starts
 
 
@@ -209,5 +211,5 @@ def load_starts(network: ThreeTierDCFNet, pretrained: str, init_from: str, check
     if init_from:
         return _run_starts(network, weights_file(init_from, checkpoints_dir))
     if pretrained == "none":
-        return dict.fromkeys(TIER_KEYS, "random weights (--pretrained none)")
+        return dict.fromkeys(TIER_KEYS, f"{RANDOM} (--pretrained none)")
     return _published_starts(network, required=pretrained == "imagenet")

@@ -20,6 +20,7 @@ import numpy as np
 
 from util.errors import UserError
 from util.files import atomic_write, unwritable
+from util.results import leads_out
 from util.runlog import plain
 
 UNFINISHED = "unfinished.jsonl"
@@ -179,10 +180,17 @@ def _records(file: BinaryIO) -> Iterator[tuple[int, dict[str, Any]]]:
     while True:
         place = file.tell()
         record = _parsed(file.readline())
-        if record is None:
+        if record is None or not _is_note(record):
             file.seek(place)
             return
         yield place, record
+
+
+def _is_note(record: Mapping[str, Any]) -> bool:
+    """Whether a line is of an image and names files of this folder: a stem may become the name of what is removed."""
+    stem = record.get("stem")
+    named = isinstance(record.get("image"), str) and isinstance(record.get("stamp"), list)
+    return named and isinstance(stem, str) and not leads_out(stem)
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
@@ -190,7 +198,11 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
     told, _, text = line.partition(b" ")
     if told != _checksum(text):
         return None
-    return dict(json.loads(text))
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):  # none that was written here
+        return None
+    return content if isinstance(content, dict) else None
 
 
 def _line(content: Mapping[str, Any]) -> str:

@@ -228,14 +228,14 @@ def read_published(path: Path) -> dict[str, Tensor]:
     """Read published weights under this toolkit's names: safetensors, or a .pth of tensors with a hash in its name.
 
     Raises:
-        UserError: the file is damaged, or is a pickle of more than tensors.
+        UserError: the file is damaged, of another network's names, or is a pickle of more than tensors.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         return own_names(load_file(path) if path.suffix == ".safetensors" else _read_hashed(path))
-    except (SafetensorError, OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except (SafetensorError, OSError, RuntimeError, EOFError, KeyError, IndexError, pickle.UnpicklingError) as error:
         raise _damaged(path, "a whole file of plain tensors", _one_line(error)) from None
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from models.network import PRESETS, TIERS, Architecture, ThreeTierDCFNet
+from util import sides
 from util.checkpoint import load_checkpoint, load_weights
 from util.errors import UserError
 
@@ -25,7 +26,6 @@ CONTENT: dict[str, type] = {
     "data": dict,
     "starts": dict,
 }
-SIZES = range(64, 4097)  # of a network's input, pixels
 BINARY_RULES = ("auto", "predicted", "otsu")
 
 
@@ -78,12 +78,13 @@ def _architecture(path: Path, stored: dict[str, Any]) -> Architecture:
     kinds: dict[str, Any] = {"preset": str, "fine_size": int, "dropout": int | float, "binary_stream": bool}
     kinds["fusion"] = bool
     right = all(isinstance(stored.get(key), kind) for key, kind in kinds.items())
-    right = right and type(stored["fine_size"]) is int and stored["fine_size"] in SIZES and 0 <= stored["dropout"] < 1
+    right = right and type(stored["fine_size"]) is int and stored["fine_size"] in sides.INPUT
+    right = right and 0 <= stored["dropout"] < 1
     if not right or set(stored) != known or stored.get("preset") not in PRESETS:
         raise UserError(
             f"{path} is of another architecture",
             expected=f"{', '.join(sorted(known))}, with preset out of {', '.join(PRESETS)}, "
-            f"fine_size from {SIZES[0]} to {SIZES[-1]} and dropout from 0 to below 1",
+            f"fine_size from {sides.INPUT[0]} to {sides.INPUT[-1]} and dropout from 0 to below 1",
             found=str(stored)[:200],
             remedy=remedy,
         )

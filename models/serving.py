@@ -13,13 +13,12 @@ import torch
 from numpy.typing import NDArray
 
 from models.assessment import at_own_size
-from models.cell_stage import CellsOfImage, magnification_notes, written_mask
+from models.cell_stage import cells_in, written_mask
 from models.judges import Judgement, Panel
 from models.module2.analysis import LEAST_DIAMETER, build_analyser
 from models.module2.kinds import NOT_JUDGED
 from models.module2.smear_cells import SmearCells
 from models.network import HEAD_KEYS
-from util.errors import UserError
 from util.figures import HEADS
 from util.report import PREDICTED_COLOUR, overlay_image
 from util.results import CLASS_WORDS, encoded_image
@@ -74,7 +73,7 @@ class Desk:
         began = time.perf_counter()
         rgb = self.decode(content)
         (said,) = self.panel(self.batches(rgb))
-        found = self._cells(rgb)
+        found = cells_in(rgb, self.analyse) if self.analyse else None
         drawn = self.otsu(rgb) if self.panel.by_otsu else at_own_size(said.mask, rgb.shape[1], rgb.shape[0])
         mask, _ = written_mask(drawn, self.panel.by_otsu, found, self.options.masks_from, len(said.mask))
         novelty = said.novelty.warning() if said.novelty else None
@@ -100,17 +99,6 @@ class Desk:
         measures = told and [("features", told.features), ("focus", told.focus), ("stain", told.stain)]
         verdict = {"verdict": CLASS_WORDS[int(chance > 0.5)], "probability": chance, "tiers": tiers}
         return verdict | {"spread": said.spread, "novelty": measures}
-
-    def _cells(self, rgb: Picture) -> CellsOfImage | None:
-        """The cells of an image, or why there are none; None where they are not looked for."""
-        if self.analyse is None:
-            return None
-        try:
-            cells = self.analyse(rgb)
-        except UserError as error:
-            return CellsOfImage(None, (f"its cells could not be measured: {error.what}",))
-        notes = magnification_notes(cells.cell_diameter_px, rgb.shape[:2])
-        return CellsOfImage(cells, (*cells.warnings, *notes))
 
 
 def cell_facts(cells: SmearCells, *, anemic: bool) -> list[tuple[str, str]]:

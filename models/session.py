@@ -124,7 +124,7 @@ class TrainingSession:
         path, state = self._last_good_state()
         try:
             self._restore(path, state)
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
             raise UserError(
                 f"{path} is no state to go on from",
                 found=f"{type(error).__name__}: {error}",

@@ -262,14 +262,8 @@ class Trainer:
         self.any_masks, self.all_masks = any_masks, all_masks
         self.decoder_ready = False
         self.examples: Examples | None = None
-        if not any_masks:
-            network.rest_decoder()
-        network.tunes_earlier = settings.earlier_lr > 0 or settings.gates == "off"
-        network.learns_end_to_end = settings.gates == "off"
-        if settings.sync_batchnorm == "yes":
-            network = cast(ThreeTierDCFNet, synchronise_norms(network, ranks, device))
-        self.network = network.to(device).to(memory_format=torch.channels_last)
-        self.groups = parameter_groups(network, settings.weight_decay)
+        self.network = self._prepared(network)
+        self.groups = parameter_groups(self.network, settings.weight_decay)
         self.optimizer = torch.optim.AdamW(
             [{"params": group.parameters, "weight_decay": group.weight_decay} for group in self.groups],
             lr=settings.lr,
@@ -277,11 +271,11 @@ class Trainer:
         )
         self.opened_in = [0, *[0 if settings.gates == "off" else None] * (TIERS - 1)]
         if settings.gates == "off":
-            network.open(TIERS)
+            self.network.open(TIERS)
         self.average = WeightAverage(self.network, settings.ema) if settings.ema > 0 else None
         self.class_weights = class_weights(settings.class_weights, class_counts).to(device)
         self.adversarial = AdversarialLoss(settings.gan_mode) if self._judges_masks() else None
-        width = PRESETS[network.architecture.preset].discriminator_width
+        width = PRESETS[self.network.architecture.preset].discriminator_width
         self.discriminator = PatchDiscriminator(width).to(device).to(memory_format=torch.channels_last)
         self.optimizer_discriminator = torch.optim.Adam(
             self.discriminator.parameters(),
@@ -295,6 +289,17 @@ class Trainer:
         self._learner_tiers = 0  # that were open when it was made
         if ranks.rank > 0:  # each process drops other features; the first one draws as a lone one does
             torch.manual_seed(settings.seed + ranks.rank)
+
+    def _prepared(self, network: ThreeTierDCFNet) -> ThreeTierDCFNet:
+        """The network on the device, told what rests, what is tuned further and whose statistics it takes."""
+        settings = self.settings
+        if not self.any_masks:
+            network.rest_decoder()
+        network.tunes_earlier = settings.earlier_lr > 0 or settings.gates == "off"
+        network.learns_end_to_end = settings.gates == "off"
+        if settings.sync_batchnorm == "yes":
+            network = cast(ThreeTierDCFNet, synchronise_norms(network, self.ranks, self.device))
+        return network.to(self.device).to(memory_format=torch.channels_last)
 
     def _learning(self) -> nn.Module:
         """The network as a step calls it: of several processes, one whose gradients are the mean over all of them.

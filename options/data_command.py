@@ -17,17 +17,21 @@ def parse_data_command(argv: Sequence[str], *, prog: str, description: str) -> a
     Raises:
         UserError: an unknown sub-command or flag, or a bad value.
     """
-    parser = Parser(prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="action", metavar="COMMAND", required=True)
-    _add_doctor(commands)
-    _add_split(commands)
-    _add_synthesize(commands)
-    _add_tile(commands)
+    parser, commands = data_parsers(prog, description)
     given, unknown = parser.parse_known_args(list(argv))
-    refuse_unknown(commands.choices[given.action], unknown)
+    refuse_unknown(commands[given.action], unknown)
     if given.action == "split":
         _check_folds(given)
     return given
+
+
+def data_parsers(prog: str, description: str) -> tuple[Parser, dict[str, Parser]]:
+    """The parser of the command, and those of its sub-commands by name."""
+    parser = Parser(prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="action", metavar="COMMAND", required=True)
+    for add in (_add_doctor, _add_split, _add_synthesize, _add_tile):
+        add(commands)
+    return parser, dict(commands.choices)
 
 
 def _check_folds(given: argparse.Namespace) -> None:

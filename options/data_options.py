@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from options.option import LABELLED, TRAIN, Option
-from options.values import at_least, batch_size, fraction
+from options.values import at_least, batch_size, fraction, one_of
+from util import sides
 
 _DATA = "data"
 
@@ -14,7 +15,7 @@ DATA: tuple[Option, ...] = (
         "images are resized to loadSize x loadSize pixels.",
         _DATA,
         spellings=("load_size",),
-        parse=at_least(64),
+        parse=one_of(sides.LOADED),
     ),
     Option(
         "fineSize",
@@ -23,7 +24,7 @@ DATA: tuple[Option, ...] = (
         "the whole image is covered by crops of that size, whose verdicts and masks are averaged.",
         _DATA,
         spellings=("crop_size",),
-        parse=at_least(64),
+        parse=one_of(sides.INPUT),
     ),
     Option(
         "batchSize",

@@ -7,18 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from options.parser import Parser, refuse_unknown, value_parser
-from options.values import checkpoint_choice, run_name
+from options.values import checkpoint_choice, one_of, run_name
 
 FORMS = ("onnx", "torch")
 MOST_IMAGES = 64  # more tell no more of a file, and all of them are in memory at once
-
-
-def _few(text: str) -> int:
-    """Parse a number of images to check with."""
-    value = int(text)
-    if not 1 <= value <= MOST_IMAGES:
-        raise ValueError(f"must be a whole number from 1 to {MOST_IMAGES}")
-    return value
 
 
 def parse_export_command(argv: Sequence[str], *, prog: str, description: str) -> argparse.Namespace:
@@ -27,6 +19,14 @@ def parse_export_command(argv: Sequence[str], *, prog: str, description: str) ->
     Raises:
         UserError: an unknown flag or a bad value.
     """
+    parser = export_parser(prog, description)
+    given, unknown = parser.parse_known_args(list(argv))
+    refuse_unknown(parser, unknown)
+    return given
+
+
+def export_parser(prog: str, description: str) -> Parser:
+    """The parser of the command."""
     parser = Parser(
         prog=prog,
         usage="%(prog)s --name NAME [--to {onnx,torch}] [--out FILE] [options]",
@@ -62,12 +62,10 @@ def parse_export_command(argv: Sequence[str], *, prog: str, description: str) ->
         help="smears to check the file with, as 3TDCFNet_predict.py takes them; `synthetic` draws some "
         "(default: synthetic)",
     )
-    count = value_parser(_few, int)
+    count = value_parser(one_of(range(1, MOST_IMAGES + 1)), int)
     parser.add_argument("--images", type=count, default=4, help=f"how many of them, at most {MOST_IMAGES} (default: 4)")
     parser.add_argument(
         "--checkpoints_dir", default="./checkpoints", help="folder of the runs (default: ./checkpoints)"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the file if it is there")
-    given, unknown = parser.parse_known_args(list(argv))
-    refuse_unknown(parser, unknown)
-    return given
+    return parser

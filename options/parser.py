@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from options.definitions import Option, options_of
 from options.values import AUTO
-from util.errors import UserError
+from util.errors import UserError, visible
 from util.files import atomic_write
 
 OPTIONS_SCHEMA = 1
@@ -74,6 +74,11 @@ class Options(argparse.Namespace):
         """Their defaults by name."""
         return {option.name: option.default for option in options_of(self.command)}
 
+    def described(self) -> dict[str, dict[str, Any]]:
+        """Each with its default, as checkpoints and pages hold them."""
+        defaults = self.defaults()
+        return {name: {"value": value, "default": defaults[name]} for name, value in self.values().items()}
+
     def non_defaults(self) -> dict[str, Any]:
         """Those that differ from their default."""
         defaults = self.defaults()
@@ -86,6 +91,10 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise what argparse would print."""
         raise UserError(message, remedy=f"`{self.prog} --help` explains every option")
+
+    def actions(self) -> list[argparse.Action]:
+        """What it takes, in the order of ``--help``, without ``--help`` itself."""
+        return [action for action in self._actions if action.dest != "help"]
 
     def flags(self) -> list[str]:
         """Every flag that the parser knows."""
@@ -332,7 +341,7 @@ def describe(options: Options) -> str:
         mark = "*" if value != option.default else " "
         note = f"   [default: {_shown(option.default)}]" if mark == "*" and not option.required else ""
         note += "   [from the run]" if option.name in options.from_run else ""
-        lines.append(f"{mark} {option.name:>18}: {_shown(value)}{note}")
+        lines.append(visible(f"{mark} {option.name:>18}: {_shown(value)}{note}"))
     return "\n".join([*lines, "-" * 43])
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
+from util.runlog import MOST_DIGITS
+
 AUTO = "auto"
 LARGEST_SEED = 2**32 - 1  # numpy's legacy generator takes no larger one
+LONGEST_NAME = 200  # bytes: file systems allow 255, and ``NAME_shipped2``, ``.NAME.lock_owner`` and others are longer
 
 
 def at_least(minimum: float, kind: type = int) -> Callable[[str], Any]:
@@ -16,6 +20,18 @@ def at_least(minimum: float, kind: type = int) -> Callable[[str], Any]:
         value = kind(text)
         if not minimum <= value < float("inf"):
             raise ValueError(f"must be {minimum} or more")
+        return value
+
+    return parse
+
+
+def one_of(allowed: range) -> Callable[[str], int]:
+    """A parser of whole numbers that refuses those outside of a range."""
+
+    def parse(text: str) -> int:
+        value = int(text)
+        if value not in allowed:
+            raise ValueError(f"must be a whole number from {allowed[0]} to {allowed[-1]}")
         return value
 
     return parse
@@ -155,17 +171,11 @@ def split_list(text: str) -> tuple[str, ...]:
 
 def run_name(text: str) -> str:
     """Check the name of a run: it becomes a folder's name and may not lead anywhere else."""
-    if not text or text.startswith(".") or any(c in text for c in "/\\\0:") or len(text) > 100:
+    if not text or text.startswith(".") or any(c in text for c in "/\\\0:"):
         raise ValueError("must be a plain folder name without / \\ : and not starting with a dot")
+    if len(os.fsencode(text)) > LONGEST_NAME:
+        raise ValueError(f"must be a folder name of at most {LONGEST_NAME} bytes")
     return text
-
-
-def port_number(text: str) -> int:
-    """Parse a port; 0 takes a free one."""
-    value = int(text)
-    if not 0 <= value <= 65535:
-        raise ValueError("must be a port from 0 to 65535")
-    return value
 
 
 def run_names(text: str) -> tuple[str, ...]:
@@ -175,6 +185,7 @@ def run_names(text: str) -> tuple[str, ...]:
 
 def checkpoint_choice(text: str) -> str:
     """Check ``latest``, ``best`` or an epoch number."""
-    if text not in ("latest", "best") and not text.isdigit():
+    number = text.isascii() and text.isdecimal() and len(text) <= MOST_DIGITS
+    if text not in ("latest", "best") and not number:
         raise ValueError("must be latest, best or the number of a saved epoch")
     return text

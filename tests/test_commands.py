@@ -571,16 +571,16 @@ def test_the_data_command_splits_tiles_and_synthesises(tmp_path, monkeypatch, ca
 
 
 def documented_commands():
-    """Every ``python 3TDCFNet_*.py ...`` in README and docs, continued lines joined."""
+    """Every ``python 3TDCFNet_*.py ...`` in README, docs, the model card and the commands' own help; lines joined."""
     found = []
-    for path in [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]:
-        for block in re.findall(r"```(?:bash|sh|console)?\n(.*?)```", path.read_text(encoding="utf-8"), re.S):
-            for line in block.replace("\\\n", " ").splitlines():
-                match = re.match(r"\s*(?:\$ )?(?:python|torchrun .*?) (3TDCFNet_(\w+)\.py)(.*)", line)
-                if match:
-                    found.append(
-                        pytest.param(match[2], match[3].split("#")[0].strip(), id=f"{path.name}: {line.strip()[:60]}")
-                    )
+    texts = [*sorted(REPOSITORY.glob("*.md")), *sorted((REPOSITORY / "docs").glob("*.md"))]
+    texts += [*sorted((REPOSITORY / "checkpoints").glob("*/README.md")), *sorted(REPOSITORY.glob("3TDCFNet_*.py"))]
+    for path in texts:
+        text = path.read_text(encoding="utf-8").replace("\\\n", " ")
+        pattern = r"(?:^|`)[ $]*(?:python|torchrun [^`\n]*?) (3TDCFNet_(\w+)\.py)([^`\n]*)"
+        for match in re.finditer(pattern, text, re.M):
+            line = re.split(r"\s#|\s\(and ", match[3])[0].strip()
+            found.append(pytest.param(match[2], line, id=f"{path.name}: {match[1]} {line[:60]}"))
     return found
 
 

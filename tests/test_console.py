@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from data.datasets import print_data
+from options import describe, parse_options
 from util.console import differences_line, epoch_line, headline_lines, starts_line
 from util.errors import UserError, run_door, visible
 
@@ -40,6 +42,17 @@ def test_an_epoch_without_masks_tells_of_no_loss_of_theirs():
     assert "lr 0.001  class 0.000\n" in epoch_line(record, 9)
     record["train"] |= {"loss_cls": 0.5, "loss_L1": 0.25}
     assert "class 0.500  L1 0.250\n" in epoch_line(record, 9)
+
+
+def test_what_comes_from_outside_cannot_reach_the_terminal_as_a_command(capsys):
+    assert starts_line(dict.fromkeys(("tier1", "tier2"), "\x1b[2Jweights")) == r"all tiers start from \x1b[2Jweights"
+    assert r"II \x07" in starts_line({"tier1": "a", "tier2": "\x07"})
+    options = parse_options("predict", ["--dataroot", "a\x1b]0;b"], prog="p", description="")
+    assert r"a\x1b]0;b" in describe(options) and "\x1b" not in describe(options)
+    leaks = {"count": 1, "first": ["\x1b[2J.png and b.png"], "near_duplicates": "checked"}
+    facts = {"files": 2, "dataroot": "d", "synthetic": False, "excluded": {}, "severity": "", "sides": {}}
+    print_data(facts | {"leaks": leaks})
+    assert r"LEAK: \x1b[2J.png" in capsys.readouterr().out
 
 
 def figures(n=200, **changed):

@@ -139,6 +139,16 @@ def test_it_says_what_it_is(model):
     assert "secret" not in json.dumps(facts)
 
 
+@pytest.mark.parametrize("told", [None, 96, {"default": 96}, {"value": "96"}, {"value": SIDE - 1}, {"value": 10**9}])
+def test_a_load_size_that_cannot_be_is_the_input_size(weights, told):
+    saved = load_network(weights)
+    assert metadata_of(saved, "RUN", "0", "onnx")["load_size"] == str(SIDE)
+    saved.facts["options"]["loadSize"] = {"value": 96}
+    assert metadata_of(saved, "RUN", "0", "onnx")["load_size"] == "96"
+    saved.facts["options"]["loadSize"] = told
+    assert metadata_of(saved, "RUN", "0", "onnx")["load_size"] == str(SIDE)
+
+
 def test_a_network_that_learned_with_otsus_masks_takes_them_as_second_input(tmp_path, monkeypatch):
     path = write_run(tmp_path / "checkpoints", network(open_tiers=1), draws_masks=False)
     assert not call("export", "--name RUN --images 1", monkeypatch, tmp_path)

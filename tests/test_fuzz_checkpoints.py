@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import io
 import json
@@ -310,7 +311,17 @@ def test_what_an_unfinished_prediction_has_noted(folder, changes):
         again.close()
 
 
-@pytest.mark.parametrize("line", [b"[" * 100_000, b'{"a":' * 100_000, b"\xff\xfe", b"9" * 6000, b"", b"[1, 2]"])
+LINES = [b"[" * 100_000, b'{"a":' * 100_000, b"\xff\xfe", b"9" * 6000, b"", b"[1, 2]"]
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_lines_with_a_right_checksum_that_a_reader_of_json_chokes_on(folder, line):
+    (folder / UNFINISHED).write_bytes(hashlib.sha256(line + b"\n").hexdigest()[:16].encode() + b" " + line + b"\n")
+    with pytest.raises(UserError, match="first line is damaged"):
+        Progress(folder, {"data": "x"}).resume({})
+
+
+@pytest.mark.parametrize("line", LINES)
 def test_lines_that_a_reader_of_json_chokes_on(folder, line):
     (folder / UNFINISHED).write_bytes(line + b"\n")
     with pytest.raises(UserError, match="first line is damaged"):

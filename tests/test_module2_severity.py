@@ -10,7 +10,7 @@ import pytest
 from data.synthetic import label_and_severity, synthesize
 from models.module2.kinds import KINDS
 from models.module2.morphometry import measure_cells
-from models.module2.severity import SeverityRule, calibrated_threshold, score_cells, size_score, summarise
+from models.module2.severity import SeverityRule, score_cells, size_score, summarise
 from tests.test_kinds import table_of
 from util.errors import UserError
 
@@ -101,14 +101,6 @@ def test_an_image_without_a_cell_has_no_grade():
 def test_constants_that_make_no_rule_are_refused(constants):
     with pytest.raises(UserError):
         SeverityRule(**constants)
-
-
-def test_the_threshold_lies_between_the_grades_and_needs_both():
-    assert calibrated_threshold([0.1, 0.2, 0.4, 0.5], [False, False, True, True]) == pytest.approx(0.3)
-    with pytest.raises(UserError):
-        calibrated_threshold([0.1, 0.2], [True, True])
-    with pytest.raises(UserError):
-        calibrated_threshold([0.1, float("nan")], [True, False])
 
 
 def test_severe_synthetic_smears_score_higher_than_mild_ones():

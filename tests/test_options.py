@@ -101,6 +101,27 @@ def test_a_split_named_twice_is_judged_once():
     assert parse("--dataroot d --splits test,train,test", "test").splits == ("test", "train")
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (f"--name {'n' * 201}", "at most 200 bytes"),
+        (f"--name {chr(0x1F600) * 51}", "at most 200 bytes"),
+        ("--which_epoch \N{SUPERSCRIPT TWO}", "must be latest, best or the number"),
+        (f"--which_epoch {'1' * 300}", "must be latest, best or the number"),
+        ("--loadSize 8193", "from 64 to 8192"),
+        ("--loadSize 8192 --fineSize 4097", "from 64 to 4096"),
+    ],
+)
+def test_what_no_file_or_memory_could_hold_is_refused(line, words):
+    with pytest.raises(UserError, match=words):
+        parse(f"--dataroot d {line}", "predict")
+
+
+def test_the_longest_names_and_largest_sides_are_taken():
+    taken = parse(f"--dataroot d --name {'n' * 200} --which_epoch 999999999 --loadSize 8192 --fineSize 4096", "predict")
+    assert (len(taken.name), taken.which_epoch, taken.loadSize) == (200, "999999999", 8192)
+
+
 def test_non_defaults_are_marked():
     lines = describe(parse("--dataroot d --niter 7")).splitlines()
     marked = {line.split(":")[0].strip("* ") for line in lines if line.startswith("*")}

@@ -35,7 +35,7 @@ from models.module2.severity import SeverityRule, score_cells, summarise
 from models.module2.smear_cells import BORDER, LeftOut, SmearCells
 from models.predict_notes import NOVELTY_COLUMNS
 from models.predicting import PredictRun, reduced, skipped_error
-from models.progress import UNFINISHED
+from models.progress import UNFINISHED, Progress
 from models.saved import load_network
 from util.errors import UserError
 from util.results import PREDICTION_COLUMNS, TRUTH_COLUMNS
@@ -664,6 +664,19 @@ def test_changed_and_removed_images_are_not_taken_over(runs, some, tmp_path, mon
     out = tmp_path / "results" / "SEG" / "predict_latest"
     assert contents(out) == contents(tmp_path / "whole" / "SEG" / "predict_latest")
     assert not (out / "masks" / "field 0.png").exists()
+
+
+@pytest.mark.parametrize("stem", ["../../../mine", "/mine", "", 5])
+def test_what_was_noted_cannot_name_files_elsewhere_to_be_removed(stem, tmp_path):
+    """The checksum of a line keeps off damage, not somebody who hands over a folder of results."""
+    results = tmp_path / "results" / "SEG" / "predict_latest"
+    results.mkdir(parents=True)
+    progress = Progress(results, {"data": "x"})
+    progress.begin()
+    progress.add({"image": "gone.png", "stem": "gone", "stamp": [1, 2]})
+    progress.add({"image": "other.png", "stem": stem, "stamp": [1, 2]})
+    progress.close()
+    assert Progress(results, {"data": "x"}).resume({}) == ["gone"], "the hostile line ends what is taken over"
 
 
 def test_another_prediction_is_not_gone_on_with(runs, some, tmp_path, monkeypatch, fake_finder):

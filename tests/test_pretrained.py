@@ -18,7 +18,7 @@ from safetensors.torch import save, save_file
 from models import pretrained, published
 from models.network import TIER_KEYS, Architecture, ThreeTierDCFNet
 from models.pretrained import load_starts
-from models.published import PUBLISHED, HubFile, PackageFile, Published, TorchFile
+from models.published import PUBLISHED, HubFile, PackageFile, Published, TorchFile, read_published
 from util.checkpoint import save_checkpoint
 from util.errors import UserError
 
@@ -198,6 +198,14 @@ def test_the_filled_backbone_gives_timms_features_and_knows_a_cat():
         verdict = reference.classifier(features.mean(dim=(2, 3))).softmax(dim=1)[0]
     assert int(verdict.argmax()) in range(281, 286)  # ImageNet's cats: tabby, tiger, Persian, Siamese, Egyptian
     assert float(verdict[281:286].sum()) > 0.8
+
+
+@pytest.mark.parametrize("name", ["_blocks.99._bn0.weight", "_blocks.0._other.weight", "_other.weight"])
+def test_names_that_no_published_network_has_are_a_damaged_file(tmp_path, name):
+    path = tmp_path / "model.safetensors"
+    save_file({name: torch.zeros(2)}, path)
+    with pytest.raises(UserError, match=r"(?s)model.safetensors is damaged.*remove it"):
+        read_published(path)
 
 
 def test_a_damaged_package_is_refused(monkeypatch, tmp_path):

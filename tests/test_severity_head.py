@@ -67,7 +67,8 @@ def test_it_comes_back_from_its_file_and_damage_is_named(tmp_path: Path) -> None
     assert SeverityHead.load(path) == head
     content = json.loads(path.read_text())
     damaged = [{**content, "schema": 9}, {**content, "weight": content["weight"][1:]}, {**content, "bias": "nan"}, []]
-    for wrong in (*map(json.dumps, damaged), "{"):
+    damaged += [{**content, "mild": float("inf")}, {**content, "bias": 10**400}]
+    for wrong in (*map(json.dumps, damaged), "{", "[" * 100_000):
         path.write_text(wrong)
         with pytest.raises(UserError, match="severity_head.json"):
             SeverityHead.load(path)

@@ -368,7 +368,7 @@ def test_a_verdict_that_is_not_finite_is_not_saved(tmp_path):
     assert {path.name: path.read_bytes() for path in one.folder.folder.iterdir()} == before
 
 
-@pytest.mark.parametrize("damage", ["weights", "no gate", "no best"])
+@pytest.mark.parametrize("damage", ["weights", "no gate", "no best", "infinite tier", "no ranks"])
 def test_a_state_of_another_kind_is_refused(tmp_path, damage):
     one = session(tmp_path)
     run(one, stop_after=1)
@@ -376,7 +376,12 @@ def test_a_state_of_another_kind_is_refused(tmp_path, damage):
         one.folder.state.write_bytes(one.folder.weights("latest").read_bytes())
     else:
         content = load_checkpoint(one.folder.state)
-        content.pop(damage.split()[1])
+        if damage == "infinite tier":
+            content["gate"]["tier"] = float("inf")
+        elif damage == "no ranks":
+            content["trainer"]["ranks"] = [{}]
+        else:
+            content.pop(damage.split()[1])
         save_checkpoint(one.folder.state, content)
     with pytest.raises(UserError, match="is no state to go on from"):
         session(tmp_path).resume()

@@ -19,11 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from util import cell_figures
+from util.assets import asset
 from util.cell_figures import LEFT_OUT, NOT_JUDGED, Bins, Shape
 from util.figures import counted, is_number
 from util.files import atomic_write
-from util.report import Tags, outside, printable, save_thumbnail, security_policy
-from util.results import encoded_image
+from util.report import Tags, document_head, outside, printable, save_thumbnail
+from util.results import encoded_image, leads_out
 
 EN_DASH = "\N{EN DASH}"
 PICTURE_SIZE = 1200
@@ -77,7 +78,7 @@ class SmearShown:
     def __post_init__(self) -> None:
         if self.rgb.shape != (*self.instances.shape, 3):
             raise ValueError(f"smear {self.rgb.shape} and instance map {self.instances.shape} must have one size")
-        if not self.stem or ".." in self.stem.split("/") or self.stem.startswith("/"):
+        if leads_out(self.stem):
             raise ValueError(f"the stem {self.stem!r} would lead out of the results folder")
 
 
@@ -99,28 +100,18 @@ def write_cell_page(folder: Path, smear: SmearShown) -> None:
     path = folder / page_path(smear.stem)
     picture = path.with_name(f"{path.name.removesuffix('.html')}.jpg")
     save_thumbnail(picture, smear.rgb, size=PICTURE_SIZE)
-    script = _beside("cells.js")
+    script = asset("cells.js")
     page = dominate.document(title=f"Cells of {printable(smear.name)}", lang="en")
-    page.head.add(
-        tags.meta(charset="utf-8"),
-        tags.meta(name="viewport", content="width=device-width, initial-scale=1"),
-        tags.meta(name="color-scheme", content="light dark"),
-        tags.meta({"http-equiv": "Content-Security-Policy"}, content=security_policy(script)),
-        tags.style(raw(_beside("report.css") + cell_style())),
-    )
+    page.head.add(*document_head(script, cell_style()))
     home = "../" * page_path(smear.stem).count("/")
     page.body.add(_header(smear, home), tags.main(*_sections(smear, "./" + quoted(picture.name)), cls="wide"))
     page.body.add(_footer(home), tags.script(raw(script)))
     atomic_write(path, page.render(pretty=False), make_parents=True)
 
 
-def _beside(name: str) -> str:
-    return Path(__file__).with_name(name).read_text(encoding="utf-8")
-
-
 def cell_style() -> str:
     """The style of all that shows cells, to stand after the report's own."""
-    return _beside("cells.css") + cell_figures.kind_css()
+    return asset("cells.css") + cell_figures.kind_css()
 
 
 def quoted(name: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from util.errors import visible
 from util.figures import counted
 
 ROMAN = {"tier1": "I", "tier2": "II", "tier3": "III", "global": "Global"}
@@ -26,9 +27,10 @@ def _heads(accuracy: Mapping[str, float]) -> str:
 
 def starts_line(starts: Mapping[str, str]) -> str:
     """What each tier starts from, in one line."""
-    if len(set(starts.values())) == 1:
-        return f"all tiers start from {next(iter(starts.values()))}"
-    return "tiers start from: " + "; ".join(f"{ROMAN[tier]} {start}" for tier, start in starts.items())
+    said = {tier: visible(str(start)) for tier, start in starts.items()}  # a checkpoint's own words among them
+    if len(set(said.values())) == 1:
+        return f"all tiers start from {next(iter(said.values()))}"
+    return "tiers start from: " + "; ".join(f"{ROMAN[tier]} {start}" for tier, start in said.items())
 
 
 def epoch_line(record: Mapping[str, Any], epochs: int) -> str:

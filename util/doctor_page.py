@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from util.figures import UNPRINTABLE, counted, interval_text, three_decimals
+from util.assets import asset
+from util.figures import counted, interval_text, three_decimals
 from util.files import atomic_write
+from util.report import outside, printable
 
 LEVEL_WORDS = {"error": "Error", "warning": "Warning", "note": "Note"}
 _SIGNS = {"error": "\N{MULTIPLICATION X}", "warning": "\N{WARNING SIGN}\N{VARIATION SELECTOR-15}", "note": "i"}
@@ -90,13 +92,13 @@ def write_doctor_page(path: Path, page: DoctorPage) -> None:
     from dominate.util import raw
 
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-    document = dominate.document(title=f"Doctor: {_printable(page.dataroot)}", lang="en")
+    document = dominate.document(title=f"Doctor: {printable(page.dataroot)}", lang="en")
     document.head.add(
         tags.meta(charset="utf-8"),
         tags.meta(name="viewport", content="width=device-width, initial-scale=1"),
         tags.meta(name="color-scheme", content="light dark"),
         tags.meta({"http-equiv": "Content-Security-Policy"}, content=policy),
-        tags.style(raw(_beside("report.css") + _beside("doctor.css"))),
+        tags.style(raw(asset("report.css") + asset("doctor.css"))),
     )
     document.body.add(_header(page), _navigation(page.parts))
     main = document.body.add(tags.main(_cards(page.figures), cls="wide"))
@@ -105,21 +107,6 @@ def write_doctor_page(path: Path, page: DoctorPage) -> None:
     main.add(_called(page.options))
     document.body.add(tags.footer(tags.div(tags.p("Research use only, not for diagnosis."), cls="wide")))
     atomic_write(path, document.render(pretty=False), make_parents=True)
-
-
-def _beside(name: str) -> str:
-    return Path(__file__).with_name(name).read_text(encoding="utf-8")
-
-
-def _printable(text: Any) -> str:
-    return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", str(text))
-
-
-def _outside(text: Any) -> Any:
-    """A text from outside, in an element of its own so that a right-to-left name cannot turn its neighbours round."""
-    from dominate import tags
-
-    return tags.bdi(_printable(text))
 
 
 def _header(page: DoctorPage) -> Any:
@@ -135,8 +122,8 @@ def _header(page: DoctorPage) -> Any:
         if counts["error"]
         else "Nothing forbids training on this data; read the warnings before you believe a score."
     )
-    notice = tags.li(_printable(verdict), cls="notice strong" if counts["error"] else "notice")
-    inner = [tags.p("3-TierDCFNet \N{MIDDLE DOT} data doctor", cls="eyebrow"), tags.h1(_outside(page.dataroot))]
+    notice = tags.li(printable(verdict), cls="notice strong" if counts["error"] else "notice")
+    inner = [tags.p("3-TierDCFNet \N{MIDDLE DOT} data doctor", cls="eyebrow"), tags.h1(outside(page.dataroot))]
     inner += [tags.ul(*facts, cls="facts"), tags.ul(notice, cls="notices")]
     return tags.header(tags.div(*inner, cls="wide"), cls="top")
 
@@ -196,8 +183,8 @@ def _section(part: Part) -> Any:
     mark = tags.span(f"{_SIGNS[part.level]} {LEVEL_WORDS[part.level]}", cls=f"mark {part.level}")
     section = tags.section(tags.h2(mark, " ", part.title), id=part.key, cls=f"finding {part.level}")
     section.add(
-        tags.p(_printable(part.sentence), cls="said"),
-        tags.p(tags.b("What to do: "), _printable(part.remedy), cls="lead"),
+        tags.p(printable(part.sentence), cls="said"),
+        tags.p(tags.b("What to do: "), printable(part.remedy), cls="lead"),
     )
     if part.masks:
         section.add(tags.p(f"Left the image, right its mask {part.masks}.", cls="footnote"))
@@ -213,7 +200,7 @@ def _row(pictures: Sequence[Picture]) -> Any:
     from dominate import tags
 
     if not any(picture.has_picture for picture in pictures):
-        items = [tags.li(_outside(picture.name), tags.small(_outside(picture.reason))) for picture in pictures]
+        items = [tags.li(outside(picture.name), tags.small(outside(picture.reason))) for picture in pictures]
         return tags.ul(*items, cls="panel names")
     return tags.div(*map(_figure, pictures), cls="panel beside")
 
@@ -226,10 +213,10 @@ def _figure(picture: Picture) -> Any:
     if picture.shows_mask:
         shown.append(_image(picture.mask, f"mask of {picture.name}", "mask cannot be read"))
     folder, _, own = picture.name.rpartition("/")
-    caption = [tags.span(_outside(own), cls="name")]
-    caption += [tags.span(_outside(f"{folder}/"), cls="name folder")] if folder else []
+    caption = [tags.span(outside(own), cls="name")]
+    caption += [tags.span(outside(f"{folder}/"), cls="name folder")] if folder else []
     caption += [tags.b(picture.label, cls=f"class {picture.label.lower().replace(' ', '-')}")] if picture.label else []
-    caption += [tags.span(_outside(picture.reason), cls="why")] if picture.reason else []
+    caption += [tags.span(outside(picture.reason), cls="why")] if picture.reason else []
     return tags.figure(tags.div(*shown, cls="pair" if picture.shows_mask else "single"), tags.figcaption(*caption))
 
 
@@ -239,11 +226,11 @@ def _image(jpeg: bytes | None, described: str, absent: str) -> Any:
     if jpeg is None:
         return tags.div(absent, cls="absent")
     source = f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
-    return tags.img(src=source, alt=_printable(described), loading="lazy", decoding="async")
+    return tags.img(src=source, alt=printable(described), loading="lazy", decoding="async")
 
 
 def _called(options: Mapping[str, Any]) -> Any:
     from dominate import tags
 
-    pairs = [tag for name, value in options.items() for tag in (tags.dt(f"--{name}"), tags.dd(_outside(value)))]
+    pairs = [tag for name, value in options.items() for tag in (tags.dt(f"--{name}"), tags.dd(outside(value)))]
     return tags.section(tags.h2("How the doctor was called"), tags.dl(*pairs, cls="plain panel"), id="called")

@@ -112,8 +112,13 @@ def counted(count: int, plural: str, *verbs: str) -> str:
 
 
 def is_number(value: Any) -> bool:
-    """True for a finite number (and not for True and False)."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """True for a finite number (and not for True and False, nor for one beyond what a float holds)."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def interval_text(interval: Any) -> str:

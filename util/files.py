@@ -126,12 +126,10 @@ def move(path: Path, to: Path) -> None:
 def _replacing(path: Path) -> Iterator[Path]:
     """A name beside a file, for what takes the file's place at the block's end; where the block fails, the old stays.
 
-    No other file has the name, and ``remove_unfinished`` knows it.
-
     Raises:
         UserError: the folder cannot be written or the disk is full.
     """
-    temporary = path.parent / f".{path.name[:40]}.{secrets.token_hex(8)}"
+    temporary = unfinished_name(path)
     try:
         yield temporary
         os.replace(temporary, path)  # noqa: PTH105 - the plain call is the atomic one on every system
@@ -142,19 +140,35 @@ def _replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Remove what ``atomic_write`` had begun in a folder when its process was killed.
+def unfinished_name(path: Path) -> Path:
+    """A name beside a file, for what will take its place; no other file has it, and ``remove_unfinished`` knows it."""
+    return path.parent / f".{path.name[:40]}.{secrets.token_hex(8)}"
+
+
+def remove_unfinished(folder: Path, *, name: str = "*", below: bool = False) -> None:
+    """Remove what was begun in a folder under an ``unfinished_name`` when its process was killed.
 
     Only for who is the folder's sole writer: another process may be at work on such a file.
+
+    Args:
+        folder: it need not be there.
+        name: of the file that was begun; all of them.
+        below: in the folders below as well.
 
     Raises:
         UserError: a file cannot be removed.
     """
+    pattern = f".{name}.{'[0-9a-f]' * 16}"
     try:
-        for begun in folder.glob(f".*.{'[0-9a-f]' * 16}"):
+        for begun in folder.rglob(pattern) if below else folder.glob(pattern):
             begun.unlink(missing_ok=True)
     except OSError as error:
         raise unwritable(folder, error) from None
+
+
+def not_through_a_link(path: str, flags: int) -> int:
+    """An opener for ``open`` that refuses links: in a folder from elsewhere one may lead to any file of the user's."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def _write_new(path: Path, data: bytes) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from util.errors import UserError
-from util.files import make_folder, unwritable
+from util.files import make_folder, not_through_a_link, unwritable
 
 
 @contextlib.contextmanager
@@ -50,12 +50,17 @@ def sole_writer(folder: Path, *, remedy: str) -> Iterator[None]:
         raise unwritable(path, error) from None
     try:
         with contextlib.suppress(OSError):  # it only serves the words of the error above
-            owner.write_text(f"process {os.getpid()}: {shlex.join(sys.argv)}\n", encoding="utf-8")
+            _write_words(owner, f"process {os.getpid()}: {shlex.join(sys.argv)}\n")
         yield
     finally:
         with contextlib.suppress(OSError):
             owner.unlink()
         lock.release()
+
+
+def _write_words(owner: Path, words: str) -> None:
+    with open(owner, "w", encoding="utf-8", opener=not_through_a_link) as file:  # noqa: PTH123 - Path has no opener
+        file.write(words)
 
 
 def _words_of(owner: Path) -> str:

@@ -16,14 +16,11 @@ from util.cell_report import CellGallery
 from util.figures import CLASSES, EM_DASH, HEADS, NOT_OPENED, is_number
 from util.files import atomic_write
 from util.metrics import THRESHOLD
-from util.report import PER_PAGE, Report, link_to, notices, outside, printable, provenance
+from util.report import PER_PAGE, Report, document_head, link_to, notices, outside, printable, provenance
 
 MOST_SKIPPED = 200  # of the files that could not be judged are named on the page; run.json names all
 FILES = ("predictions.csv", "cells.csv", "left_out.csv", "run.json")
 _ANEMIC = 1
-_POLICY = (
-    "default-src 'none'; img-src 'self' file: data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-)
 _STYLE = """
 .pictures.two { grid-template-columns: repeat(2, minmax(0, 1fr)); }
 .pictures.two img { aspect-ratio: 4 / 3; }
@@ -124,17 +121,9 @@ def leaf_path(leaf: int) -> str:
 def _document(page: PredictPage, sections: Tags, *, home: str, folder: Path | None = None) -> str:
     import dominate
     from dominate import tags
-    from dominate.util import raw
 
-    style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
     document = dominate.document(title=f"{printable(page.title)}: prediction", lang="en")
-    document.head.add(
-        tags.meta(charset="utf-8"),
-        tags.meta(name="viewport", content="width=device-width, initial-scale=1"),
-        tags.meta(name="color-scheme", content="light dark"),
-        tags.meta({"http-equiv": "Content-Security-Policy"}, content=_POLICY),
-        tags.style(raw(style + _STYLE + (page.cells.style() if page.cells else ""))),
-    )
+    document.head.add(*document_head("", _STYLE + (page.cells.style() if page.cells else "")))
     document.body.add(_header(page, home), tags.main(*sections, cls="wide"))
     links: Tags = []
     for name in FILES if folder else ():

@@ -170,6 +170,11 @@ def output_stems(names: Sequence[str]) -> dict[str, str]:
     return {name: choices[name][level[name]] for name in choices}
 
 
+def leads_out(stem: str) -> bool:
+    """Whether the path of a file below a results folder is none, or leads out of it."""
+    return not stem or "\0" in stem or stem.startswith("/") or ".." in stem.split("/")
+
+
 def _stem_choices(name: str) -> list[str]:
     """Where an image's mask may stand, the plainest first; refuses a name that could lead out of the folder."""
     parts = name.replace("\\", "/").split("/")

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from util.errors import UserError
-from util.files import atomic_write, make_folder, remove_unfinished, unwritable
+from util.files import atomic_write, make_folder, not_through_a_link, remove_unfinished, unwritable
 
 LATEST, BEST = "latest", "best"
 # Of what the run learns from.
 BESIDE_SPLIT = ("fingerprints.npz", "colour_statistics.npz", "stain_reference.npz", "mask_digests.npz")
 NOVELTY = "_novelty.npz"  # how a file ends that says what the training images are like to some weights
+MOST_DIGITS = 9  # of an epoch's number
 SEVERITY_HEAD = "severity_head.json"  # learned from the train side alone, see models.grading
 
 
@@ -155,7 +156,7 @@ class RunFolder:
 
     def _append(self, path: Path, text: str) -> None:
         try:
-            with path.open("a", encoding="utf-8", newline="") as file:
+            with open(path, "a", encoding="utf-8", newline="", opener=not_through_a_link) as file:  # noqa: PTH123
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())  # a state that is saved after it must not outlive it
@@ -163,23 +164,16 @@ class RunFolder:
             raise unwritable(path, error) from None
 
     def history(self) -> list[dict[str, Any]]:
-        """The epochs logged so far, up to a line that is no record, such as one cut off by a crash."""
-        if not self.metrics.exists():
-            return []
-        return list(_whole_records(self.metrics.read_text(encoding="utf-8", errors="replace").splitlines()))
+        """The epochs logged so far, up to the first line that is none, such as one that a crash has cut off."""
+        return list(_whole_records(_text(self.metrics).splitlines()))
 
     def gate_rows(self) -> list[dict[str, str]]:
-        """The gate decisions logged so far; a row that is none is left out, and what comes after a broken table."""
-        if not self.gate_log.exists():
-            return []
-        rows: list[dict[str, str]] = []
-        with (
-            self.gate_log.open(encoding="utf-8", errors="replace", newline="") as file,
-            contextlib.suppress(csv.Error),
-        ):
-            for row in csv.DictReader(file):
-                rows += [row] if None not in row and None not in row.values() else []
-        return [row for row in rows if row.get("epoch", "").isdigit() and row.get("tier") in ("1", "2", "3")]
+        """The gate decisions logged so far; lines that are none are left out."""
+        rows = csv.DictReader(io.StringIO(_text(self.gate_log), newline=""))
+        found: list[dict[str, str]] = []
+        with contextlib.suppress(csv.Error):  # of a field that is too long: what comes after it is no log
+            found.extend(row for row in rows if None not in row and None not in row.values())
+        return [row for row in found if _is_epoch(row.get("epoch", "")) and row.get("tier") in ("1", "2", "3")]
 
     def cut_logs(self, epoch: int) -> None:
         """Drop what was logged after ``epoch`` (1-based): a killed run may have logged epochs that it did not save."""
@@ -201,13 +195,22 @@ def _csv_text(rows: Sequence[Mapping[str, Any]], *, header: bool) -> str:
     return text.getvalue()
 
 
+def _text(path: Path) -> str:
+    """A log's text, damaged or not; empty where there is none."""
+    return path.read_bytes().decode("utf-8", "replace") if path.exists() else ""
+
+
+def _is_epoch(number: str) -> bool:
+    return number.isascii() and number.isdecimal() and len(number) <= MOST_DIGITS
+
+
 def _whole_records(lines: Iterable[str]) -> Iterable[dict[str, Any]]:
     for line in lines:
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             return
-        if not isinstance(record, dict) or not isinstance(record.get("epoch"), int):
+        if not isinstance(record, dict) or not _is_epoch(str(record.get("epoch"))):
             return
         yield record
 

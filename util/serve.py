@@ -15,9 +15,9 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from util.assets import asset
 from util.errors import UserError
 from util.report import printable
 
@@ -183,7 +183,7 @@ def page_of(facts: Answer) -> tuple[str, str]:
     from dominate import tags
     from dominate.util import raw
 
-    style, script = _beside("report.css") + _beside("serve.css"), _beside("serve.js")
+    style, script = asset("report.css") + asset("serve.css"), asset("serve.js")
     document = dominate.document(title=f"{printable(facts['run'])}: judge a smear", lang="en")
     document.head.add(
         tags.meta(charset="utf-8"),
@@ -192,26 +192,12 @@ def page_of(facts: Answer) -> tuple[str, str]:
         tags.link(rel="icon", href="data:,"),
         tags.style(raw(style)),
     )
-    limits = {"bytes": MOST_BYTES, "megapixels": MOST_PIXELS // 1_000_000}
-    top = tags.header(
-        tags.div(
-            tags.p("3-TierDCFNet \N{MIDDLE DOT} prediction", cls="eyebrow"),
-            tags.h1("Judge a smear"),
-            tags.ul(tags.li("Weights ", tags.b(printable(facts["run"]))), cls="facts"),
-            tags.ul(
-                tags.li(
-                    tags.b("Research use only, not for diagnosis."),
-                    "Verdicts hold for smears like those that the network learned from.",
-                    cls="notice strong",
-                ),
-                *[tags.li(printable(sentence), cls="notice") for sentence in facts["about"]],
-                cls="notices",
-            ),
-            cls="wide",
-        ),
-        cls="top",
-    )
-    document.body.add(top, _body(limits), tags.script(raw(script)))
+    document.body.add(_top(facts), _body(), tags.script(raw(script)))
+    return str(document.render(pretty=False)), _policy(style, script)
+
+
+def _policy(style: str, script: str) -> str:
+    """What the page may do, as the header Content-Security-Policy says it."""
     rules = {
         "default-src": "'none'",
         "script-src": f"'sha256-{_digest(script)}'",
@@ -222,31 +208,44 @@ def page_of(facts: Answer) -> tuple[str, str]:
         "form-action": "'none'",
         "frame-ancestors": "'none'",
     }
-    return str(document.render(pretty=False)), "; ".join(f"{key} {value}" for key, value in rules.items())
+    return "; ".join(f"{key} {value}" for key, value in rules.items())
 
 
-def _body(limits: Mapping[str, int]) -> Any:
+def _top(facts: Answer) -> Any:
+    """What the page is, and what must be known of its network."""
+    from dominate import tags
+
+    caution = "Verdicts hold for smears like those that the network learned from."
+    notices = [tags.li(tags.b("Research use only, not for diagnosis."), caution, cls="notice strong")]
+    notices += [tags.li(printable(sentence), cls="notice") for sentence in facts["about"]]
+    inner = tags.div(
+        tags.p("3-TierDCFNet \N{MIDDLE DOT} prediction", cls="eyebrow"),
+        tags.h1("Judge a smear"),
+        tags.ul(tags.li("Weights ", tags.b(printable(facts["run"]))), cls="facts"),
+        tags.ul(*notices, cls="notices"),
+        cls="wide",
+    )
+    return tags.header(inner, cls="top")
+
+
+def _body() -> Any:
     """The place to drop images, and where the answers go."""
     from dominate import tags
 
-    words = f"PNG, JPEG, BMP or TIFF, up to {limits['bytes'] // 1_000_000} MB and {limits['megapixels']} megapixels"
+    words = f"PNG, JPEG, BMP or TIFF, up to {MOST_BYTES // 1_000_000} MB and {MOST_PIXELS // 1_000_000} megapixels"
     drop = tags.label(
         tags.b("Drop smears here, or choose files"),
         tags.span(f"{words}. They are judged on this machine and not kept."),
         tags.input_(type="file", id="files", multiple=True, accept=".png,.jpg,.jpeg,.bmp,.tif,.tiff"),
         id="drop",
         cls="panel",
-        data_bytes=str(limits["bytes"]),
+        data_bytes=str(MOST_BYTES),
     )
     more = tags.p("For many images use 3TDCFNet_predict.py with --dataroot, which also writes tables.")
     footer = tags.footer(tags.div(more, cls="wide"))
     answers = tags.div(id="answers", aria_live="polite")
     script_needed = tags.noscript(tags.p("This page needs its script to send the images.", cls="notice strong"))
     return tags.main(tags.div(drop, script_needed, answers, cls="wide"), footer)
-
-
-def _beside(name: str) -> str:
-    return Path(__file__).with_name(name).read_text(encoding="utf-8")
 
 
 def _digest(text: str) -> str:

@@ -7,7 +7,6 @@ ours says so.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -207,31 +206,6 @@ def summarise(table: CellTable, rule: SeverityRule | None = None, limits: KindLi
         severity_score=score,
         severity=None if not number else CHRONIC if score >= rule.limit(table.um_per_px) else MILD,
     )
-
-
-def calibrated_threshold(scores: Sequence[float], chronic: Sequence[bool]) -> float:
-    """Find the ``chronic_from`` with the best balanced accuracy on graded images; the middle of the best interval.
-
-    Args:
-        scores: severity score of each image.
-        chronic: whether the image is graded Chronic.
-
-    Raises:
-        UserError: one of the grades is missing, or a score is not a number.
-    """
-    values, severe = np.asarray(scores, float), np.asarray(chronic, bool)
-    if not severe.any() or severe.all() or not np.isfinite(values).all():
-        raise UserError(
-            "severity scores to calibrate on",
-            expected="finite scores of images of both grades",
-            found=f"{int(severe.sum())} Chronic of {severe.size}, {int((~np.isfinite(values)).sum())} not finite",
-            remedy="give graded images in which cells were measured",
-        )
-    steps = np.unique(values)
-    cuts = np.concatenate([steps[:1] - 1e-6, (steps[1:] + steps[:-1]) / 2])
-    right = [(values[severe] >= cut).mean() + (values[~severe] < cut).mean() for cut in cuts]
-    best = np.flatnonzero(np.asarray(right) >= max(right) - 1e-12)
-    return float(cuts[best[len(best) // 2]])
 
 
 def _mean(values: Floats) -> float:

@@ -120,7 +120,7 @@ class SeverityHead:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             return cls._of(content)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise UserError(
                 f"{path} is no severity head of this version",
                 expected=f"JSON of schema {SCHEMA} with {len(FEATURES)} features, as 3TDCFNet_train.py writes it",
