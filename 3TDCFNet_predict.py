@@ -23,16 +23,18 @@ from options import describe, parse_options
 from util.errors import run_door, visible
 
 if TYPE_CHECKING:
+    from data.unlabelled import Unlabelled
     from models.judges import Panel
 
 EXIT_SKIPPED = 1
 
 
 def main() -> int:
-    """Parse, load the networks, and judge: images of a folder, or those that a page is given."""
+    """Parse, find the images, load the networks, and judge: those of a folder, or those that a page is given."""
     options = parse_options("predict", sys.argv[1:], prog="3TDCFNet_predict.py", description=__doc__)
     print(describe(options), flush=True)
 
+    from data.unlabelled import smears_of
     from models.judges import load_panel
     from util.device import choose_device, set_seed
     from util.memory import keep_freed_memory, out_of_memory_told
@@ -41,23 +43,23 @@ def main() -> int:
     keep_freed_memory()
     device = choose_device(options.gpu_ids)
     set_seed(options.seed, deterministic=options.deterministic)
+    together = "_ensemble" if options.ensemble else ""
+    results = Path(options.results_dir) / options.name / f"predict_{options.which_epoch}{together}"
+    found = None if options.serve else smears_of(options, results)  # a wrong path is told before the network is loaded
     folders = [RunFolder(options.checkpoints_dir, name) for name in (options.name, *options.ensemble)]
     panel = load_panel(folders, options, device)
     with out_of_memory_told(options.batchSize):
-        return (serve if options.serve else predict)(options, panel, device)
+        return predict(options, panel, device, found, results) if found else serve(options, panel, device)
 
 
-def predict(options: Any, panel: Panel, device: Any) -> int:
-    """Find the images, judge them, write the page."""
-    from data.unlabelled import SmearStream, smears_of
+def predict(options: Any, panel: Panel, device: Any, found: Unlabelled, results: Path) -> int:
+    """Judge the images, write the page."""
+    from data.unlabelled import SmearStream
     from models.cell_stage import cell_stage
     from models.predicting import PredictRun, skipped_error
     from util.files import make_folder
     from util.lock import sole_writer
 
-    together = "_ensemble" if options.ensemble else ""
-    results = Path(options.results_dir) / options.name / f"predict_{options.which_epoch}{together}"
-    found = smears_of(options, results)
     print(found.summary(), *found.notes, sep="\n", flush=True)
     with sole_writer(results, remedy="wait until it is done, or write elsewhere (--results_dir)"):
         make_folder(results)

@@ -42,6 +42,7 @@ ACCEPTED = "PNG, JPEG, BMP or TIFF"
 _FAMILY_OF_FORMAT = {"PNG": "PNG", "JPEG": "JPEG", "MPO": "JPEG", "BMP": "BMP", "DIB": "BMP", "TIFF": "TIFF"}
 # Only these decoders are ever run, so that a hostile file cannot choose a more exotic one.
 DECODERS = ("PNG", "JPEG", "BMP", "DIB", "TIFF")
+DAMAGED_HEADER = "header is damaged"
 _SIGNATURES = (
     (b"GIF8", "a GIF image"),
     (b"%PDF", "a PDF document"),
@@ -49,11 +50,11 @@ _SIGNATURES = (
     (b"\x1f\x8b", "a gzip file"),
     (b"version https://git-lfs", "a Git LFS pointer, not the image itself"),
     (b"<", "an HTML, XML or SVG text"),
-    (b"\x89PNG", "a PNG image whose header is damaged"),
-    (b"\xff\xd8\xff", "a JPEG image whose header is damaged"),
-    (b"BM", "a BMP image whose header is damaged"),
-    (b"II*\x00", "a TIFF image whose header is damaged"),
-    (b"MM\x00*", "a TIFF image whose header is damaged"),
+    (b"\x89PNG", "a PNG image whose " + DAMAGED_HEADER),
+    (b"\xff\xd8\xff", "a JPEG image whose " + DAMAGED_HEADER),
+    (b"BM", "a BMP image whose " + DAMAGED_HEADER),
+    (b"II*\x00", "a TIFF image whose " + DAMAGED_HEADER),
+    (b"MM\x00*", "a TIFF image whose " + DAMAGED_HEADER),
 )
 ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
@@ -396,7 +397,9 @@ def _wrong_content(path: Path, family: str, found: str) -> UserError:
         f"{path}: the content does not match the extension",
         expected=f"a {family} image, as {path.suffix} says",
         found=found,
-        remedy=f"convert it to {family}, or give it its own extension where that is one of {ACCEPTED}",
+        remedy="copy or download it again, or take it out"
+        if found.endswith(DAMAGED_HEADER)
+        else f"convert it to {family}, or give it its own extension where that is one of {ACCEPTED}",
     )
 
 

@@ -221,6 +221,8 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
         compare([first, run_of(tmp_path, "B", 1, [f"other{name}" for name in NAMES])])
     with pytest.raises(UserError, match="no results of C"):
         read_run("C", results_folder(tmp_path, "C", "latest"))
+    with pytest.raises(UserError, match="no results of A:best(?s:.*)tests of: latest"):
+        read_run("A:best", results_folder(tmp_path, "A:best", "latest"))
     with pytest.raises(UserError, match="two or more different"):
         compare([first, first])
     turned = run_of(tmp_path, "D", 1, NAMES[1:])  # every label is the other one
@@ -268,3 +270,10 @@ def test_the_command_compares_without_data_or_weights(tmp_path, monkeypatch, rep
     monkeypatch.setattr(sys, "argv", ["x", "--name", "A", "--compare", "../B"])
     with pytest.raises(UserError, match="plain folder name"):
         door.main()
+
+
+def test_metrics_that_are_nested_too_deep_are_none(tmp_path):
+    run_of(tmp_path, "A", 1, NAMES)
+    folder = results_folder(tmp_path, "A", "latest")
+    (folder / "metrics.json").write_text("[" * 100_000)
+    assert not read_run("A", folder).record

@@ -370,3 +370,13 @@ def test_a_side_by_side_file_of_odd_width_is_refused(tmp_path, pixels, read):
 def test_no_mask_is_no_truth(tmp_path, pixels):
     with pytest.raises(ValueError, match="no mask"):
         read_truth(SmearRecord("a.png", save(tmp_path / "a.png", pixels)))
+
+
+def test_a_damaged_header_is_not_to_be_converted(tmp_path):
+    path = tmp_path / "smear.png"
+    Image.new("RGB", (8, 8)).save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:12] + b"XXXX" + whole[16:])
+    with pytest.raises(UserError, match="header is damaged(?s:.*)copy or download it again") as error:
+        read_rgb(path)
+    assert "convert" not in str(error.value)

@@ -867,3 +867,11 @@ def test_grades_of_images_called_healthy_are_not_counted():
     counts = run._counts(SimpleNamespace(skipped=[]))
     assert counts["severity_of_anemic"] == {"Mild": 1, "Chronic": 2}
     assert (counts["healthy"], counts["anemic"]) == (2, 4)
+
+
+def test_a_wrong_path_is_told_before_the_network_is_loaded(tmp_path, monkeypatch):
+    def load(*_):
+        raise AssertionError("the network was loaded")
+
+    monkeypatch.setattr("models.judges.load_panel", load)
+    assert "nowhere" in refused("--dataroot nowhere --name SEG --gpu_ids -1", monkeypatch, tmp_path)

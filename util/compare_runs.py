@@ -150,7 +150,8 @@ def read_run(name: str, folder: Path) -> TestedRun:
     path = folder / "predictions.csv"
     tested = f"test the run {name} first, or name a run that was tested"
     if not path.is_file():
-        raise UserError(f"--compare: no results of {name}", expected=f"a file {path}", found="none", remedy=tested)
+        found = f"tests of: {', '.join(there)}" if (there := _tests_of(folder.parent)) else "none"
+        raise UserError(f"--compare: no results of {name}", expected=f"a file {path}", found=found, remedy=tested)
     images: dict[str, TestedImage] = {}
     try:
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:  # a spreadsheet adds a mark
@@ -175,6 +176,11 @@ def read_run(name: str, folder: Path) -> TestedRun:
     if unlike is not None:
         raise UserError(f"{path} cannot be compared", expected="both files of one test", found=unlike, remedy=tested)
     return TestedRun(name, folder, images, record)
+
+
+def _tests_of(run: Path) -> list[str]:
+    """The weights of a run that were tested, such as ``latest``."""
+    return sorted(path.parent.name.removeprefix("test_") for path in run.glob("test_*/predictions.csv"))
 
 
 def _unlike(images: Collection[TestedImage], scores: dict[str, Any]) -> str | None:
@@ -206,7 +212,7 @@ def _record(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             "commit": known.get("commit"),
         }
         return record, scores
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}, {}
 
 
