@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -145,8 +147,11 @@ def join_ranks(device: torch.device) -> Iterator[Ranks]:
             remedy="use torchrun --nproc_per_node N 3TDCFNet_train.py ..., or unset WORLD_SIZE",
         )
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     try:
-        torch.distributed.init_process_group(backend, timeout=WAIT)
+        shared = _store(rank, world)
+        store = torch.distributed.PrefixStore(agree_on_name(shared, rank, world), shared)
+        torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=WAIT)
     except (RuntimeError, ValueError) as error:
         raise UserError(
             "the processes of this run did not find each other",
@@ -164,6 +169,39 @@ def join_ranks(device: torch.device) -> Iterator[Ranks]:
     finally:
         with contextlib.suppress(RuntimeError):
             torch.distributed.destroy_process_group()
+
+
+def _store(rank: int, world: int) -> torch.distributed.Store:
+    """Where the processes tell each other their addresses: torchrun keeps one, else the first process does."""
+    kept_by_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return torch.distributed.TCPStore(
+        host, port, world, rank == 0 and not kept_by_torchrun, WAIT, wait_for_workers=False, multi_tenant=True
+    )
+
+
+def agree_on_name(store: torch.distributed.Store, rank: int, world: int) -> str:
+    """A name that the processes of this start have in common, and no earlier start.
+
+    torchrun keeps its store when it restarts the processes, with the addresses of those that are gone; they would be
+    called in vain (pytorch issue 135712). Its count of restarts is each machine's own, so it cannot tell starts apart.
+    Here the first process invents a name, and tells it to each of the others until that one has said that it knows it.
+    """
+    own = uuid.uuid4().hex
+    if rank:
+        store.set(f"asks/{rank}", own)
+        name = store.get(f"answer/{own}").decode()
+        store.set(f"knows/{name}/{rank}", "")
+        return name
+    waiting, give_up = set(range(1, world)), time.monotonic() + WAIT.total_seconds()
+    while waiting:
+        for other in [other for other in waiting if store.check([f"asks/{other}"])]:
+            store.set(f"answer/{store.get(f'asks/{other}').decode()}", own)  # it may be of one that is gone
+        waiting = {other for other in waiting if not store.check([f"knows/{own}/{other}"])}
+        if waiting and time.monotonic() > give_up:
+            raise RuntimeError(f"process {min(waiting)} did not come")
+        time.sleep(0.02)
+    return own
 
 
 def says_lost(error: RuntimeError) -> bool:
