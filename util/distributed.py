@@ -157,7 +157,8 @@ def join_ranks(device: torch.device) -> Iterator[Ranks]:
             "the processes of this run did not find each other",
             expected=f"{os.environ['WORLD_SIZE']} processes at {os.environ['MASTER_ADDR']}",
             found=str(error).splitlines()[0],
-            remedy="check torchrun's --rdzv_endpoint, and that the port is open between the machines",
+            remedy="check torchrun's --rdzv_endpoint and that the machines' ports are open to each other; where one is "
+            "called by 127.0.0.1, name the network card in GLOO_SOCKET_IFNAME (docs/training.md)",
         ) from None
     ranks = Ranks(torch.distributed.get_rank(), torch.distributed.get_world_size())
     try:
