@@ -24,6 +24,8 @@ from util.errors import UserError
 WAIT = timedelta(minutes=30)  # for a process that still decodes the data; a lost one is noticed at once by its socket
 _TOLD = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
+C10D: Any = torch.distributed  # its stores are not in its types
+
 Item = TypeVar("Item")
 
 
@@ -150,7 +152,7 @@ def join_ranks(device: torch.device) -> Iterator[Ranks]:
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     try:
         shared = _store(rank, world)
-        store = torch.distributed.PrefixStore(agree_on_name(shared, rank, world), shared)
+        store = C10D.PrefixStore(agree_on_name(shared, rank, world), shared)
         torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=WAIT)
     except (RuntimeError, ValueError) as error:
         raise UserError(
@@ -172,16 +174,16 @@ def join_ranks(device: torch.device) -> Iterator[Ranks]:
             torch.distributed.destroy_process_group()
 
 
-def _store(rank: int, world: int) -> torch.distributed.Store:
+def _store(rank: int, world: int) -> Any:
     """Where the processes tell each other their addresses: torchrun keeps one, else the first process does."""
     kept_by_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    return torch.distributed.TCPStore(
+    return C10D.TCPStore(
         host, port, world, rank == 0 and not kept_by_torchrun, WAIT, wait_for_workers=False, multi_tenant=True
     )
 
 
-def agree_on_name(store: torch.distributed.Store, rank: int, world: int) -> str:
+def agree_on_name(store: Any, rank: int, world: int) -> str:
     """A name that the processes of this start have in common, and no earlier start.
 
     torchrun keeps its store when it restarts the processes, with the addresses of those that are gone; they would be
@@ -191,7 +193,7 @@ def agree_on_name(store: torch.distributed.Store, rank: int, world: int) -> str:
     own = uuid.uuid4().hex
     if rank:
         store.set(f"asks/{rank}", own)
-        name = store.get(f"answer/{own}").decode()
+        name = str(store.get(f"answer/{own}"), "ascii")
         store.set(f"knows/{name}/{rank}", "")
         return name
     waiting, give_up = set(range(1, world)), time.monotonic() + WAIT.total_seconds()
