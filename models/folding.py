@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from models.backbones import DenseNetPyramid, EfficientNetPyramid, PyramidMerge
 from models.network import ThreeTierDCFNet
+from models.rearranged import padded_outputs, rearrange
 
 SMALLEST_SCALE = 1e-20  # below it a channel is its shift alone; dividing by less would overflow
 # timm's names of a convolution and the normalisation after it: in EfficientNet itself and in its two kinds of block.
@@ -42,6 +43,8 @@ def folded(network: ThreeTierDCFNet) -> ThreeTierDCFNet:
             for name, child in list(module.named_children()):
                 if isinstance(child, nn.Conv2d) and HalvingConvolution.can_stand_for(child):
                     setattr(module, name, HalvingConvolution(child))
+        if quick.mean.device.type == "cpu":
+            rearrange(quick)
     return quick
 
 
@@ -192,10 +195,13 @@ class FoldedDenseLayer(nn.Module):
         self.growth = layer.conv2.out_channels
         self.clamp = Clamp.folding(layer.norm1, layer.conv1)
         _normalise_after(self.conv1, *scale_and_shift(layer.norm2))
+        if self.conv2.weight.device.type == "cpu":
+            _set(self.conv2, *padded_outputs(self.conv2))
 
     def forward(self, features: Tensor) -> Tensor:
         """New features (B, growth, h, w) from all before (B, C, h, w)."""
-        return self.conv2(self.activate(self.conv1(self.clamp(features))))
+        grown: Tensor = self.conv2(self.activate(self.conv1(self.clamp(features))))
+        return grown[:, : self.growth]
 
 
 class FoldedDenseBlock(nn.Module):

@@ -269,18 +269,24 @@ class ThreeTierDCFNet(nn.Module):
         image = self.normalised(rgb)
         with self._gradient(0):
             pyramid = self._tier(0).rgb(image)
+        mask_logit, folded = self._masks(image, pyramid, given_mask, see_given)
+        outputs = self._run_tiers(image, folded, pyramid)
+        voices = self._voices(outputs)
+        return NetworkOutput(self.verdicts(voices), voices, mask_logit, outputs)
+
+    def _masks(
+        self, image: Tensor, pyramid: list[Tensor], given_mask: Tensor, see_given: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The drawn masks' logits (B, 1, H, W), and what the binary stream sees, folded (B, 4, H/2, W/2)."""
         if self.draws_masks:
             mask_logit = self.decoder(image, pyramid)
             binary = torch.where(see_given.view(-1, 1, 1, 1), given_mask, mask_logit.detach().float().sigmoid())
         else:
             mask_logit, binary = torch.zeros_like(given_mask), given_mask
-        outputs = self._run_tiers(image, binary, pyramid)
-        voices = self._voices(outputs)
-        return NetworkOutput(self.verdicts(voices), voices, mask_logit, outputs)
+        return mask_logit, fold(binary).contiguous(memory_format=torch.channels_last)
 
-    def _run_tiers(self, image: Tensor, binary: Tensor, pyramid: list[Tensor]) -> list[TierOutput]:
+    def _run_tiers(self, image: Tensor, folded: Tensor, pyramid: list[Tensor]) -> list[TierOutput]:
         outputs: list[TierOutput] = []
-        folded = fold(binary).contiguous(memory_format=torch.channels_last)
         for index in range(self.open_tiers):
             tier = self._tier(index)
             with self._gradient(index):

@@ -72,7 +72,7 @@ def _sum_over_ranks(own: Tensor) -> Tensor:
 def shared_batch_norm(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
     """Normalise (B, C, H, W) by mean and variance over all processes' B, H and W; running statistics follow."""
     axes = (0, 2, 3)
-    count = torch.tensor([float(x.numel() // x.shape[1])], dtype=x.dtype, device=x.device)
+    count = x.new_full((1,), x.numel() // x.shape[1])
     torch.distributed.all_reduce(count)
     mean = _sum_over_ranks(x.sum(axes)) / count
     centred = x - mean.view(1, -1, 1, 1)

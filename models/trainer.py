@@ -479,7 +479,8 @@ class Trainer:
         """
         if not self.ranks.several:
             return 1.0, 1.0
-        own = torch.stack([self._say_in_verdict(batch.label).sum(), torch.tensor(float(pairs), device=self.device)])
+        labelled = self._say_in_verdict(batch.label).sum()
+        own = torch.stack([labelled, labelled.new_full((), pairs)])  # made on the device: nothing is copied there
         whole = self.ranks.sum(own.clone())
         verdict, mask = (own * self.ranks.world / torch.where(whole > 0, whole, torch.ones_like(whole))).unbind()
         return verdict, mask

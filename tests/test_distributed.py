@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -22,7 +23,7 @@ from tests.killed_run import DOOR, train
 from tests.test_killing import assert_equal, flat
 from tests.test_loader import batches_of
 from tests.test_loader import smears as decoded_smears
-from util.distributed import ALONE, Ranks
+from util.distributed import ALONE, Ranks, agree_on_name
 from util.errors import UserError
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch has no torch.distributed")
@@ -159,3 +160,52 @@ def test_gpus_and_processes_must_match(monkeypatch):
 def test_a_batch_too_small_for_the_processes_is_refused(smears, tmp_path):
     assert ranked(f"--dataroot {smears} --name RUN {BASE} --batchSize 3", tmp_path) == [2, 2]
     assert "--batchSize 3 is too small for 2 processes" in (tmp_path / "log0.txt").read_text()
+
+
+def test_a_restart_takes_no_address_of_the_processes_before_it():
+    """A store that outlives the processes, as torchrun's does: what was said in an earlier start must not be taken."""
+    store = torch.distributed.HashStore()
+    names = [in_threads(lambda rank: agree_on_name(store, rank, 3), 3) for _ in range(3)]
+    assert all(len(set(said)) == 1 for said in names)
+    assert len({said[0] for said in names}) == 3
+
+
+def test_a_process_that_was_lost_before_it_was_answered_keeps_no_one_waiting():
+    store = torch.distributed.HashStore()
+    store.set("asks/1", "gone")
+    said = in_threads(lambda rank: agree_on_name(store, rank, 2), 2)
+    assert said[0] == said[1]
+
+
+def in_threads(work, ranks):
+    with ThreadPoolExecutor(ranks) as pool:
+        return [future.result(20) for future in [pool.submit(work, rank) for rank in reversed(range(ranks))]]
+
+
+RESTARTED = """
+import os, signal, sys, time
+sys.path.insert(0, sys.argv[1])
+import torch
+from util.distributed import join_ranks
+if os.environ["TORCHELASTIC_RESTART_COUNT"] != "0" and os.environ["RANK"] == "1":
+    time.sleep(3)  # the first process looks for the other before that one has come
+with join_ranks(torch.device("cpu")) as ranks:
+    total = int(ranks.sum(torch.ones(1)))
+    if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and ranks.rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    ranks.any([False])
+    with open(f"said{ranks.rank}", "w") as file:
+        file.write(f"{total} in start {os.environ['TORCHELASTIC_RESTART_COUNT']}")
+"""
+
+
+def test_torchrun_restarts_the_processes_and_they_find_each_other(tmp_path):
+    (tmp_path / "job.py").write_text(RESTARTED)
+    job = ["--standalone", "--nproc_per_node", "2", "--max_restarts", "1", "job.py", str(DOOR.parent)]
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", *job],
+        capture_output=True, text=True, cwd=tmp_path, timeout=120, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert [(tmp_path / f"said{rank}").read_text() for rank in range(2)] == ["2 in start 1"] * 2

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,6 +23,8 @@ from util.errors import UserError
 
 WAIT = timedelta(minutes=30)  # for a process that still decodes the data; a lost one is noticed at once by its socket
 _TOLD = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+C10D: Any = torch.distributed  # its stores are not in its types
 
 Item = TypeVar("Item")
 
@@ -145,14 +149,18 @@ def join_ranks(device: torch.device) -> Iterator[Ranks]:
             remedy="use torchrun --nproc_per_node N 3TDCFNet_train.py ..., or unset WORLD_SIZE",
         )
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     try:
-        torch.distributed.init_process_group(backend, timeout=WAIT)
+        shared = _store(rank, world)
+        store = C10D.PrefixStore(agree_on_name(shared, rank, world), shared)
+        torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=WAIT)
     except (RuntimeError, ValueError) as error:
         raise UserError(
             "the processes of this run did not find each other",
             expected=f"{os.environ['WORLD_SIZE']} processes at {os.environ['MASTER_ADDR']}",
             found=str(error).splitlines()[0],
-            remedy="check torchrun's --rdzv_endpoint, and that the port is open between the machines",
+            remedy="check torchrun's --rdzv_endpoint and that the machines' ports are open to each other; where one is "
+            "called by 127.0.0.1, name the network card in GLOO_SOCKET_IFNAME (docs/training.md)",
         ) from None
     ranks = Ranks(torch.distributed.get_rank(), torch.distributed.get_world_size())
     try:
@@ -164,6 +172,39 @@ def join_ranks(device: torch.device) -> Iterator[Ranks]:
     finally:
         with contextlib.suppress(RuntimeError):
             torch.distributed.destroy_process_group()
+
+
+def _store(rank: int, world: int) -> Any:
+    """Where the processes tell each other their addresses: torchrun keeps one, else the first process does."""
+    kept_by_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return C10D.TCPStore(
+        host, port, world, rank == 0 and not kept_by_torchrun, WAIT, wait_for_workers=False, multi_tenant=True
+    )
+
+
+def agree_on_name(store: Any, rank: int, world: int) -> str:
+    """A name that the processes of this start have in common, and no earlier start.
+
+    torchrun keeps its store when it restarts the processes, with the addresses of those that are gone; they would be
+    called in vain (pytorch issue 135712). Its count of restarts is each machine's own, so it cannot tell starts apart.
+    Here the first process invents a name, and tells it to each of the others until that one has said that it knows it.
+    """
+    own = uuid.uuid4().hex
+    if rank:
+        store.set(f"asks/{rank}", own)
+        name = str(store.get(f"answer/{own}"), "ascii")
+        store.set(f"knows/{name}/{rank}", "")
+        return name
+    waiting, give_up = set(range(1, world)), time.monotonic() + WAIT.total_seconds()
+    while waiting:
+        for other in [other for other in waiting if store.check([f"asks/{other}"])]:
+            store.set(f"answer/{store.get(f'asks/{other}').decode()}", own)  # it may be of one that is gone
+        waiting = {other for other in waiting if not store.check([f"knows/{own}/{other}"])}
+        if waiting and time.monotonic() > give_up:
+            raise RuntimeError(f"process {min(waiting)} did not come")
+        time.sleep(0.02)
+    return own
 
 
 def says_lost(error: RuntimeError) -> bool:
