@@ -18,12 +18,12 @@ def discs(radius: float) -> np.ndarray:
     )
 
 
-def smear(pale: bool = False) -> np.ndarray:
-    """(H, W, 3) uint8: stained discs with soft edges on a film that is lighter on the right."""
-    share = ndimage.gaussian_filter(discs(RADIUS).astype(float), BLUR)
+def smear(pale: bool = False, slope: float = 15.0, radius: float = RADIUS) -> np.ndarray:
+    """(H, W, 3) uint8: stained discs with soft edges on a film that is lighter on the right; the first may be empty."""
+    share = ndimage.gaussian_filter(discs(radius).astype(float), BLUR)
     if pale:
-        share -= ndimage.gaussian_filter(discs(RADIUS - 8).astype(float), BLUR)
-    film = FILM + 15 * np.linspace(-1, 1, SIDE)
+        share[:180, :180] *= 1 - ndimage.gaussian_filter(discs(RADIUS - 4).astype(float), 1.0)[:180, :180]
+    film = FILM - 20 + slope * np.linspace(-1, 1, SIDE)
     return np.repeat((film - share * (FILM - RIM))[..., None], 3, axis=2).round().clip(0, 255).astype(np.uint8)
 
 
@@ -51,6 +51,14 @@ def test_pale_centres_stay_cell_and_far_stain_stays_out() -> None:
     drawn = mask_by_stain(labels_of(discs(RADIUS)), rgb, 2 * RADIUS)
     assert drawn[discs(RADIUS - 2)].all()
     assert not drawn[330:360, 30:60].any()
+
+
+def test_the_film_is_that_around_a_cell() -> None:
+    small = 14.0  # the film is looked at in blocks of four diameters
+    drawn = mask_by_stain(labels_of(discs(small)), smear(slope=20.0, radius=small), 2 * small, level=0.5)
+    each = labels_of(discs(small + 4))
+    areas, true = (np.bincount(each[mask])[1:] for mask in (drawn, discs(small)))
+    assert areas == pytest.approx(true, rel=0.04)
 
 
 def test_a_spine_that_the_finder_rounded_off_is_drawn() -> None:
