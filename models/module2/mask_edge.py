@@ -8,8 +8,8 @@ from scipy import ndimage
 
 from models.module2.morphometry import background_light
 
-# Part of the way from the film's light to the rim's at which a labeller's edge lies; see docs/module2.md.
-EDGE_LEVEL = 0.45
+# Half of the way from the film's light to the rim's: there a blurred edge lies, whatever the blur.
+EDGE_LEVEL = 0.5
 # In parts of a cell's diameter: how far the edge may move, how deep the rim reaches, and the side of a block of film.
 _REACH, _RIM, _BLOCK = 0.06, 0.16, 4.0
 _LEAST_FALL = 4.0  # grey levels: below it the rim is no darker than the film
