@@ -286,6 +286,7 @@ class Batch:
         rgb: float32 (B, 3, C, C) in [0, 1].
         mask: float32 (B, 1, C, C) of 0 and 1.
         has_mask: bool (B,); False where the mask is a stand-in.
+        paired: int64 (P,); where in the batch the images with a true mask are, so that nobody need ask the device.
         label: int64 (B,); -1 where unknown.
         index: int64 (B,); positions in the DecodedSmears.
     """
@@ -293,6 +294,7 @@ class Batch:
     rgb: Tensor
     mask: Tensor
     has_mask: Tensor
+    paired: Tensor
     label: Tensor
     index: Tensor
 
@@ -412,8 +414,8 @@ class BatchLoader:
         which, processes = self.share
         parts = [part[which::processes] for part in torch.split(order[: sum(sizes)], sizes)] if sizes else []
         table = self._parameter_table()
-        for index, rgb, mask in self._planes(parts):
-            yield self._finish(index, rgb, mask, table)
+        for planes, paired in zip(self._planes(parts), self._paired(parts), strict=True):
+            yield self._finish(*planes, paired, table)
 
     def _order(self) -> np.ndarray:
         """The epoch's order, int64; a spawn key keeps it apart from the stream that draws the augmentation."""
@@ -428,6 +430,12 @@ class BatchLoader:
             return {}
         table = self.augment.sample_parameters(len(self.smears), self.seed, self.epoch)
         return {name: torch.from_numpy(column).to(self.device) for name, column in table.items()}
+
+    def _paired(self, parts: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Where in each batch the images with a true mask are; all of it crosses over at once, not batch by batch."""
+        places = [self.smears.has_mask[part].nonzero().squeeze(1) for part in parts]
+        whole = torch.cat([torch.empty(0, dtype=torch.int64), *places]).to(self.device)
+        return torch.split(whole, [len(each) for each in places])
 
     def _planes(self, parts: Sequence[Tensor]) -> Iterator[_Planes]:
         """Index, images and masks of each batch, as floats on the device, not yet augmented."""
@@ -500,7 +508,7 @@ class BatchLoader:
         return rgb, masks[:, None, cut, cut].to(torch.float32)
 
     @torch.no_grad()
-    def _finish(self, index: Tensor, rgb: Tensor, mask: Tensor, table: dict[str, Tensor]) -> Batch:
+    def _finish(self, index: Tensor, rgb: Tensor, mask: Tensor, paired: Tensor, table: dict[str, Tensor]) -> Batch:
         """Augment, and put the labels beside the pixels."""
         if self.augment is not None:
             params = {name: column.index_select(0, index) for name, column in table.items()}
@@ -509,6 +517,7 @@ class BatchLoader:
             rgb=rgb.contiguous(memory_format=self.layout),
             mask=mask.contiguous(),
             has_mask=self._has_mask.index_select(0, index),
+            paired=paired,
             label=self._labels.index_select(0, index),
             index=index,
         )

@@ -509,6 +509,7 @@ def _batch(index: list[int], entries: npt.NDArray[np.uint8], load_size: int, dev
         rgb=rgb.contiguous(memory_format=torch.channels_last),
         mask=masks[:, None].to(torch.float32).contiguous(),
         has_mask=torch.zeros(len(index), dtype=torch.bool, device=device),
+        paired=torch.zeros(0, dtype=torch.int64, device=device),
         label=torch.full((len(index),), UNKNOWN, device=device),
         index=torch.tensor(index, device=device),
     )

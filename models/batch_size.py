@@ -86,6 +86,7 @@ class MadeUpBatch:
     rgb: Tensor
     mask: Tensor
     has_mask: Tensor
+    paired: Tensor
     label: Tensor
     index: Tensor
 
@@ -95,7 +96,7 @@ class MadeUpBatch:
         rgb = torch.rand(images, 3, fine_size, fine_size, device=device).contiguous(memory_format=torch.channels_last)
         mask = (rgb[:, :1] > 0.5).float().contiguous()
         index = torch.arange(images, device=device)
-        return cls(rgb, mask, torch.ones(images, dtype=torch.bool, device=device), index % 2, index)
+        return cls(rgb, mask, torch.ones(images, dtype=torch.bool, device=device), index, index % 2, index)
 
 
 def take_steps(architecture: Architecture, settings: TrainerSettings, device: torch.device, images: int) -> None:

@@ -28,6 +28,7 @@ class SmearBatch(Protocol):
     rgb: Tensor
     mask: Tensor
     has_mask: Tensor
+    paired: Tensor
     label: Tensor
     index: Tensor
 

@@ -19,7 +19,7 @@ from models.gate import LAST_TIER, STOP, Gate, GateDecision
 from models.inference import SmearBatch
 from models.network import HEAD_KEYS, TIER_KEYS
 from models.trainer import EpochTotals, Evaluation, Trainer
-from util.checkpoint import load_checkpoint, load_weights, save_checkpoint
+from util.checkpoint import load_checkpoint, load_weights, on_host, save_checkpoint
 from util.console import ROMAN
 from util.distributed import Ranks
 from util.errors import UserError
@@ -417,7 +417,7 @@ class TrainingSession:
         self.done = record["epoch"]
         weights = self._weights()
         if self._is_best(evaluation) and self.ranks.first:
-            self.better = copied(weights)
+            self.better = on_host(weights)
         if self.save_every and self.done % self.save_every == 0:
             self._save_weights(str(self.done), weights)
         self.trainer.open_tier(self.gate.tier, self.done)
@@ -515,18 +515,6 @@ class TrainingSession:
             "gate": self.gate.state(),
             "trainer": self.trainer.state(),
         }
-
-
-def copied(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Plain content with its tensors copied to the host, so that further steps do not change them."""
-    return {
-        key: copied(value)
-        if isinstance(value, Mapping)
-        else value.detach().to("cpu", copy=True)
-        if isinstance(value, torch.Tensor)
-        else value
-        for key, value in content.items()
-    }
 
 
 def _epoch_of(weights: Path) -> Any:

@@ -241,7 +241,7 @@ class Trainer:
         device: CPU or one GPU.
         samples: how many images there are in all (indices of the batches lie below it).
         any_masks: some image has a true mask; without one, decoder and discriminator rest.
-        all_masks: every training image has one, which spares a wait on the device in each step.
+        all_masks: every training image has one, which spares picking them out of each batch.
         class_counts: training images labelled Healthy and Anemic, for balanced class weights.
         ranks: the processes that train it together, each on its share of every batch.
     """
@@ -489,7 +489,7 @@ class Trainer:
         """Which images of a batch have a true mask."""
         if self.all_masks:
             return slice(None)
-        return batch.has_mask.nonzero().squeeze(1) if self.any_masks else slice(0, 0)
+        return batch.paired if self.any_masks else slice(0, 0)
 
     def _generator_losses(
         self, output: NetworkOutput, batch: SmearBatch, rgb: Tensor, true: Tensor, probability: Tensor, judged: bool

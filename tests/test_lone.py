@@ -19,7 +19,7 @@ def batch(count=16, size=64):
     label = torch.arange(count) % 2
     rgb = 0.2 * torch.rand(count, 3, size, size, generator=generator) + 0.5 * label.view(-1, 1, 1, 1)
     nothing = torch.zeros(count, 1, size, size)
-    return Batch(rgb, nothing, torch.zeros(count, dtype=torch.bool), label, torch.arange(count))
+    return Batch(rgb, nothing, torch.zeros(count, dtype=torch.bool), torch.arange(0), label, torch.arange(count))
 
 
 def lone(kind=ShuffleNetPyramid):

@@ -27,6 +27,7 @@ class Batch:
     rgb: torch.Tensor
     mask: torch.Tensor
     has_mask: torch.Tensor
+    paired: torch.Tensor
     label: torch.Tensor
     index: torch.Tensor
 
@@ -55,7 +56,9 @@ class Batches:
 
     def __iter__(self):
         for index in torch.arange(len(self.label))[self.seen :].split(self.batch):
-            yield Batch(self.rgb[index], self.mask[index], self.has_mask[index], self.label[index], index)
+            has_mask = self.has_mask[index]
+            paired = has_mask.nonzero().squeeze(1)
+            yield Batch(self.rgb[index], self.mask[index], has_mask, paired, self.label[index], index)
 
 
 def make_trainer(any_masks=True, all_masks=True, **changes):
@@ -328,7 +331,8 @@ def test_each_term_is_a_mean_over_the_images_it_speaks_of():
     logits, mask = torch.zeros(4, 4), torch.zeros(4, 1, 8, 8)
 
     def add(class_loss, mask_loss, label, paired):
-        batch = Batch(mask, mask, torch.tensor(paired), torch.tensor(label), torch.arange(4))
+        has_mask = torch.tensor(paired)
+        batch = Batch(mask, mask, has_mask, has_mask.nonzero().squeeze(1), torch.tensor(label), torch.arange(4))
         totals.add(
             [torch.tensor(class_loss), *[torch.tensor(mask_loss)] * 4], NetworkOutput(logits, logits, mask, []), batch
         )

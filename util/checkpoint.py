@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ def flatten(value: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
         TypeError: something that is neither tensor nor plain.
     """
     if isinstance(value, Tensor):
-        tensors[path] = value.detach().contiguous().cpu()
+        tensors[path] = value.detach()
         return {_TENSOR: path}
     if isinstance(value, Mapping):
         return {str(key): flatten(item, tensors, f"{path}/{key}") for key, item in value.items()}
@@ -36,6 +36,25 @@ def flatten(value: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise TypeError(f"{path}: a {type(value).__name__} cannot be stored in a checkpoint")
+
+
+def host_copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous copies of tensors on the host, each with memory of its own.
+
+    From a GPU those of one kind cross over together: a network has a thousand, and each copy would wait for the device.
+    """
+    away: dict[tuple[torch.device, torch.dtype], list[str]] = {}
+    for name, tensor in tensors.items():
+        if tensor.device.type != "cpu":
+            away.setdefault((tensor.device, tensor.dtype), []).append(name)
+    arrived: dict[str, Tensor] = {}
+    for names in away.values():
+        whole = torch.cat([tensors[name].reshape(-1) for name in names]).cpu()
+        parts = whole.split([tensors[name].numel() for name in names])
+        arrived.update((name, part.view(tensors[name].shape)) for name, part in zip(names, parts, strict=True))
+    return {
+        name: arrived.get(name, tensor).clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
+    }
 
 
 def unflatten(value: Any, tensors: Mapping[str, Tensor]) -> Any:
@@ -49,6 +68,17 @@ def unflatten(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     return value
 
 
+def on_host(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Content as ``load_checkpoint`` would give it back, without a file between: later steps do not change it.
+
+    Raises:
+        TypeError: something that is neither tensor nor plain.
+    """
+    tensors: dict[str, Tensor] = {}
+    skeleton = flatten(content, tensors)
+    return cast(dict[str, Any], unflatten(skeleton, host_copies(tensors)))
+
+
 def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
     """Write nested plain data with tensors as one safetensors file, atomically.
 
@@ -60,7 +90,7 @@ def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
     tensors: dict[str, Tensor] = {}
     skeleton = flatten(content, tensors)
     # Tensors that share memory (tied weights, views) must be separate in the file.
-    separate = {name: tensor.clone() for name, tensor in tensors.items()}
+    separate = host_copies(tensors)
     text = json.dumps(skeleton)
     metadata = {
         "format": FORMAT,

@@ -1,0 +1,155 @@
+"""What test_other_device.py asks, in a process whose GPU is the device of other_device.py; prints JSON.
+
+python tests/other_device_run.py learning|batches|cells|saving|doors FOLDER
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+import torch
+
+import util.device
+from data.augment import Augmentation
+from data.loader import BatchLoader, DecodedSmears
+from data.synthetic import synthesize
+from models.inference import predict, see_none
+from models.module2.finder import load_finder, map_cells
+from models.network import Architecture, ThreeTierDCFNet
+from models.trainer import Trainer, TrainerSettings
+from tests import other_device
+from tests.other_device import DEVICE, REPOSITORY
+from util.checkpoint import load_checkpoint, save_checkpoint
+
+CPU = torch.device("cpu")
+MASKS = {"all": [True] * 12, "some": [True, False, True, True] * 3}
+
+
+def smears(has_mask, size=64):
+    rng = np.random.default_rng(0)
+    entries = rng.integers(0, 256, (len(has_mask), 4 * size**2), dtype=np.uint8)
+    entries[:, 3 * size**2 :] &= 1
+    count = len(has_mask)
+    names, sizes = [str(index) for index in range(count)], [(size, size)] * count
+    labels = torch.tensor([0, 1, 1, -1] * (count // 4))
+    return DecodedSmears(entries, np.arange(count), size, torch.tensor(has_mask), labels, names, sizes)
+
+
+def batches(device, has_mask):
+    augment = Augmentation()
+    return BatchLoader(
+        smears(has_mask), range(len(has_mask)), 4, 64, device=device, augment=augment, shuffle=True, seed=0
+    )
+
+
+def learned(device, has_mask):
+    """A short training of all tiers: its verdicts and masks, and what crossed over in each step but the first."""
+    torch.manual_seed(0)
+    settings = TrainerSettings(niter=2, niter_decay=0, pool_size=2, earlier_lr=1.0, ema=0.9)
+    network = ThreeTierDCFNet(Architecture("small", 64, 0.0))
+    masks = {"any_masks": any(has_mask), "all_masks": all(has_mask)}
+    trainer = Trainer(network, settings, device, samples=len(has_mask), **masks)
+    trainer.open_tier(3, 0)
+    trainer.set_learning_rate(0)
+    counts = []
+    trainer.train_epoch(batches(device, has_mask), 0, lambda totals: counts.append(len(other_device.crossings)))
+    whole = BatchLoader(smears(has_mask), range(4), 4, 64, device=device, augment=None, shuffle=False, seed=0)
+    trainer.validate(whole)
+    said = next(predict(trainer.judge, whole, device, see_none))
+    return said.logits.cpu(), said.mask_probability.cpu(), other_device.crossings[counts[0] : counts[-1]]
+
+
+def apart(one, other):
+    return float((one.double() - other.double()).abs().max())
+
+
+def learning(folder):
+    found = {}
+    for name, has_mask in MASKS.items():
+        here, there = learned(CPU, has_mask), learned(DEVICE, has_mask)
+        found[name] = {
+            "logits": apart(here[0], there[0]),
+            "masks": apart(here[1], there[1]),
+            "crossings": sorted(set(there[2])),
+        }
+    return found
+
+
+def loading(folder):
+    found, fields = {}, ("rgb", "mask", "has_mask", "paired", "label", "index")
+    before, counts, largest = list(batches(CPU, MASKS["some"])), [], 0.0
+    for own, batch in zip(before, batches(DEVICE, MASKS["some"]), strict=True):
+        counts.append(len(other_device.crossings))
+        largest = max(largest, *(apart(getattr(own, name), getattr(batch, name).cpu()) for name in fields))
+        counts.append(len(other_device.crossings))
+    between = [other_device.crossings[a:b] for a, b in zip(counts[1::2], counts[2::2], strict=False)]
+    found["largest difference"], found["crossings"] = largest, sum(between, [])
+    return found
+
+
+def cells(folder):
+    rgb = synthesize(0, seed=1, size=150, zoom=1.4).rgb
+    finder = load_finder(REPOSITORY / "models/module2/cell_finder.safetensors").eval()
+    here = map_cells(finder, rgb, CPU)
+    there = map_cells(finder.to(DEVICE), rgb, DEVICE)
+    planes = [(getattr(here, name), getattr(there, name)) for name in vars(here)]
+    return {"largest difference": max(float(np.abs(one - other).max()) for one, other in planes)}
+
+
+def saving(folder):
+    torch.manual_seed(0)
+    weights = dict(ThreeTierDCFNet(Architecture("small", 64, 0.0)).state_dict())
+    weights["turned"] = torch.rand(4, 5, 6, 7).contiguous(memory_format=torch.channels_last)
+    weights["empty"], weights["alone"] = torch.zeros(0, 3), torch.tensor(3.0)
+    away = {name: tensor.to(DEVICE) for name, tensor in weights.items()}
+    before = len(other_device.crossings)
+    save_checkpoint(folder / "away.safetensors", {"network": away})
+    crossed = len(other_device.crossings) - before
+    arrived = load_checkpoint(folder / "away.safetensors")["network"]
+    return {
+        "crossings": crossed,
+        "equal": all(torch.equal(arrived[name], tensor) for name, tensor in weights.items()),
+    }
+
+
+def doors(folder):
+    """Train, go on, test with all that a page can hold, and predict; a sum is on the device or an error says so."""
+    os.chdir(folder)  # synthetic smears are written beside the run
+    util.device.choose_device = lambda gpu_ids: DEVICE
+    places = ["--checkpoints_dir", str(folder / "checkpoints")]
+    data = ["--dataroot", "synthetic", "--synthetic_count", "24", "--cache_dir", str(folder / "cache")]
+    schedule = ["--preset", "small", "--batchSize", "8", "--loadSize", "64", "--fineSize", "64", "--tier_epochs", "1"]
+    results = ["--results_dir", str(folder / "results")]
+    run = ["--name", "OTHER", "--gpu_ids", "0", *places]
+    _door("train", *data, *run, *schedule, "--niter", "2", "--niter_decay", "0")
+    _door("train", *data, *run, *schedule, "--niter", "2", "--niter_decay", "1", "--continue_train")
+    _door("test", *data, *run, *results, "--gradcam", "2", "--test_views", "2")
+    smear = next(path for path in Path("datasets").rglob("*.png") if path.parent.name == "Original_images")
+    _door("predict", "--dataroot", str(smear), *run, *results)
+    return {"files": sorted(path.relative_to(folder / "results").as_posix() for path in folder.rglob("index.html"))}
+
+
+def _door(name, *arguments):
+    sys.argv = [f"3TDCFNet_{name}.py", *arguments]
+    try:
+        runpy.run_path(str(REPOSITORY / sys.argv[0]), run_name="__main__")
+    except SystemExit as ended:
+        if ended.code:
+            raise RuntimeError(f"{sys.argv} ended with {ended.code}") from ended
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    torch.cuda.mem_get_info = lambda device=None: (1 << 33, 1 << 33)  # so that the loader puts the data there
+    asked = {"learning": learning, "batches": loading, "cells": cells, "saving": saving, "doors": doors}[sys.argv[1]]
+    with redirect_stdout(sys.stderr):
+        answer = asked(Path(sys.argv[2]))
+    print(json.dumps(answer))
