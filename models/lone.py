@@ -13,7 +13,7 @@ from models.backbones import DenseNetPyramid, EfficientNetPyramid, ShuffleNetPyr
 from models.inference import SmearBatch
 from models.losses import verdict_loss
 from models.network import HEADS, IMAGENET_MEAN, IMAGENET_STD, Architecture, NetworkOutput, in_full_precision
-from models.precision import MixedPrecision
+from models.precision import MixedPrecision, fuses_steps
 from models.trainer import LARGEST_GRADIENT, TrainerSettings, learning_rate_factor
 
 Backbone = DenseNetPyramid | EfficientNetPyramid | ShuffleNetPyramid
@@ -76,7 +76,7 @@ def train_lone(
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}],
         lr=settings.lr,
-        fused=device.type == "cuda",
+        fused=fuses_steps(device),
     )
     weights, mixed = class_weights.to(device), MixedPrecision(device)
     average = WeightAverage(network, settings.ema) if settings.ema > 0 else None

@@ -32,6 +32,11 @@ def describe_precision(device: torch.device) -> str:
     return names[low_precision(device)]
 
 
+def fuses_steps(device: torch.device) -> bool:
+    """Whether an optimiser takes its step in one kernel there."""
+    return device.type != "cpu"
+
+
 class MixedPrecision:
     """Learning in the format that suits a device; one for each optimiser.
 

@@ -17,7 +17,7 @@ from models.discriminator import MaskHistory, PatchDiscriminator
 from models.inference import Prediction, SmearBatch, predict
 from models.losses import AdversarialLoss, l1_loss, overlap_loss, verdict_loss
 from models.network import HEAD_KEYS, PRESETS, TIER_KEYS, TIERS, NetworkOutput, ThreeTierDCFNet
-from models.precision import MixedPrecision
+from models.precision import MixedPrecision, fuses_steps
 from models.sync_norm import synchronise_norms
 from models.voices import weigh_voices
 from util.distributed import ALONE, Ranks
@@ -267,7 +267,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             [{"params": group.parameters, "weight_decay": group.weight_decay} for group in self.groups],
             lr=settings.lr,
-            fused=device.type == "cuda",
+            fused=fuses_steps(device),
         )
         self.opened_in = [0, *[0 if settings.gates == "off" else None] * (TIERS - 1)]
         if settings.gates == "off":
@@ -281,7 +281,7 @@ class Trainer:
             self.discriminator.parameters(),
             lr=settings.lr_discriminator,
             betas=(0.5, 0.999),
-            fused=device.type == "cuda",
+            fused=fuses_steps(device),
         )
         self.mixed, self.mixed_discriminator = MixedPrecision(device), MixedPrecision(device)
         self.history = MaskHistory(-(-settings.pool_size // ranks.world), settings.seed + ranks.rank)
@@ -662,11 +662,8 @@ class Trainer:
             network.open(int(state["open_tiers"]))
         self.decoder_ready = bool(state["decoder_ready"])
         self.discriminator.load_state_dict(state["discriminator"])
-        self.optimizer.load_state_dict(_optimizer_state(state["optimizer"]))
-        self.optimizer_discriminator.load_state_dict(_optimizer_state(state["optimizer_discriminator"]))
-        for optimizer in (self.optimizer, self.optimizer_discriminator):
-            for group in optimizer.param_groups:
-                group["fused"] = self.device.type == "cuda"  # of this device, not of the one that the run was begun on
+        for name in ("optimizer", "optimizer_discriminator"):
+            getattr(self, name).load_state_dict(_optimizer_state(state[name], self.device))
         for mixed, kept in zip((self.mixed, self.mixed_discriminator), state["scalers"], strict=True):
             mixed.load_state(kept)
         if len(state["ranks"]) == self.ranks.world:
@@ -687,7 +684,11 @@ def class_weights(rule: str, counts: tuple[int, int]) -> Tensor:
     return sum(counts) / (2.0 * torch.tensor(counts, dtype=torch.float32))
 
 
-def _optimizer_state(stored: dict[str, Any]) -> dict[str, Any]:
-    """Give an optimiser's stored state its integer keys and tuples back."""
-    groups = [{**group, "betas": tuple(group["betas"])} for group in stored["param_groups"]]
+def _optimizer_state(stored: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """Give an optimiser's stored state its integer keys and tuples back, for the device that the run goes on on.
+
+    Whether it fuses its steps decides where their count must lie, so it is told before the state is loaded.
+    """
+    kept = {"fused": fuses_steps(device)}
+    groups = [{**group, "betas": tuple(group["betas"]), **kept} for group in stored["param_groups"]]
     return {"state": {int(key): value for key, value in stored["state"].items()}, "param_groups": groups}

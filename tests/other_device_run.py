@@ -1,6 +1,6 @@
 """What test_other_device.py asks, in a process whose GPU is the device of other_device.py; prints JSON.
 
-python tests/other_device_run.py learning|batches|cells|saving|doors FOLDER
+python tests/other_device_run.py learning|moving|batches|cells|saving|doors FOLDER
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from models.network import Architecture, ThreeTierDCFNet
 from models.trainer import Trainer, TrainerSettings
 from tests import other_device
 from tests.other_device import DEVICE, REPOSITORY
-from util.checkpoint import load_checkpoint, save_checkpoint
+from util.checkpoint import flatten, host_copies, load_checkpoint, save_checkpoint
 
 CPU = torch.device("cpu")
 MASKS = {"all": [True] * 12, "some": [True, False, True, True] * 3}
@@ -50,8 +50,7 @@ def batches(device, has_mask):
     )
 
 
-def learned(device, has_mask):
-    """A short training of all tiers: its verdicts and masks, and what crossed over in each step but the first."""
+def trainer_on(device, has_mask):
     torch.manual_seed(0)
     settings = TrainerSettings(niter=2, niter_decay=0, pool_size=2, earlier_lr=1.0, ema=0.9)
     network = ThreeTierDCFNet(Architecture("small", 64, 0.0))
@@ -59,12 +58,22 @@ def learned(device, has_mask):
     trainer = Trainer(network, settings, device, samples=len(has_mask), **masks)
     trainer.open_tier(3, 0)
     trainer.set_learning_rate(0)
-    counts = []
+    return trainer
+
+
+def learned(device, has_mask):
+    """A short training of all tiers: its verdicts and masks, and what crossed over in each step but the first."""
+    trainer, counts = trainer_on(device, has_mask), []
     trainer.train_epoch(batches(device, has_mask), 0, lambda totals: counts.append(len(other_device.crossings)))
+    logits, masks = judged(trainer, device, has_mask)
+    return logits, masks, other_device.crossings[counts[0] : counts[-1]]
+
+
+def judged(trainer, device, has_mask):
     whole = BatchLoader(smears(has_mask), range(4), 4, 64, device=device, augment=None, shuffle=False, seed=0)
     trainer.validate(whole)
     said = next(predict(trainer.judge, whole, device, see_none))
-    return said.logits.cpu(), said.mask_probability.cpu(), other_device.crossings[counts[0] : counts[-1]]
+    return said.logits.cpu(), said.mask_probability.cpu()
 
 
 def apart(one, other):
@@ -81,6 +90,28 @@ def learning(folder):
             "crossings": sorted(set(there[2])),
         }
     return found
+
+
+def moving(folder):
+    """A run that goes on on another device than it was begun on: how far its state is from what was saved."""
+    has_mask, found = MASKS["some"], {}
+    for name, first, second in (("there", CPU, DEVICE), ("back", DEVICE, CPU)):
+        begun = trainer_on(first, has_mask)
+        begun.train_epoch(batches(first, has_mask), 0)
+        save_checkpoint(folder / "state.safetensors", begun.state())
+        trainer = trainer_on(second, has_mask)
+        trainer.load_state(load_checkpoint(folder / "state.safetensors"))
+        saved, loaded = state_of(begun), state_of(trainer)
+        assert saved.keys() == loaded.keys()
+        found[name] = max(apart(saved[key], loaded[key]) for key in saved)
+        trainer.train_epoch(batches(second, has_mask), 1)
+        assert all(bool(tensor.isfinite().all()) for tensor in judged(trainer, second, has_mask))
+    return found
+
+
+def state_of(trainer):
+    flatten(trainer.state(), tensors := {})
+    return {name: tensor for name, tensor in host_copies(tensors).items() if tensor.numel()}
 
 
 def loading(folder):
@@ -149,7 +180,14 @@ def _door(name, *arguments):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     torch.cuda.mem_get_info = lambda device=None: (1 << 33, 1 << 33)  # so that the loader puts the data there
-    asked = {"learning": learning, "batches": loading, "cells": cells, "saving": saving, "doors": doors}[sys.argv[1]]
+    asked = {
+        "learning": learning,
+        "moving": moving,
+        "batches": loading,
+        "cells": cells,
+        "saving": saving,
+        "doors": doors,
+    }[sys.argv[1]]
     with redirect_stdout(sys.stderr):
         answer = asked(Path(sys.argv[2]))
     print(json.dumps(answer))

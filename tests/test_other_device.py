@@ -31,6 +31,10 @@ def test_training_gives_what_the_host_gives_and_no_step_waits_for_the_device(rep
         assert found["logits"] < 1e-4 and found["masks"] < 1e-4
 
 
+def test_a_run_goes_on_on_another_device_than_it_was_begun_on(repository, tmp_path):
+    assert asked(repository, tmp_path, "moving") == {"there": 0.0, "back": 0.0}
+
+
 def test_batches_are_those_of_the_host_and_none_crosses_over_by_itself(repository, tmp_path):
     assert asked(repository, tmp_path, "batches") == {"largest difference": 0.0, "crossings": []}
 
