@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy import ndimage
 
 from models.module2.finder import CELL_DIAMETER, SHIPPED, CellFinder, CellMaps, load_finder, map_cells
 from models.module2.instances import Found, SplitSettings, at_own_size, colourless, resized_labels, split_cells
@@ -272,12 +271,10 @@ def left_out(table: CellTable, found: Found, shown: npt.NDArray[np.int32], diame
 
 def _spots(labels: npt.NDArray[np.int32]) -> list[tuple[float, float, int]]:
     """Column, row and area of everything in a map."""
-    areas = np.bincount(labels.ravel())
-    numbers = np.flatnonzero(areas[1:]) + 1
-    if not len(numbers):
-        return []
-    middles = ndimage.center_of_mass(labels > 0, labels, numbers)
-    return [(float(x), float(y), int(areas[n])) for n, (y, x) in zip(numbers, middles, strict=True)]
+    rows, columns = np.nonzero(labels)  # of a large map little is left to be added up
+    inside = labels[rows, columns]
+    areas, x, y = (np.bincount(inside, weights) for weights in (None, columns, rows))
+    return [(float(x[n] / areas[n]), float(y[n] / areas[n]), int(areas[n])) for n in np.flatnonzero(areas)]
 
 
 def warnings_about(rgb: npt.NDArray[np.uint8], table: CellTable, diameter: float) -> list[str]:

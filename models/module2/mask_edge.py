@@ -36,14 +36,17 @@ def mask_by_stain(
     cells, green = labels > 0, rgb[..., 1]
     reach, block = max(1, round(_REACH * diameter)), max(1, round(_BLOCK * diameter))
     light = background_light(labels, green, block)
-    inner = ndimage.binary_erosion(cells, iterations=reach, border_value=1)
-    rim = inner & ~ndimage.binary_erosion(inner, iterations=max(1, round(_RIM * diameter)), border_value=1)
-    if light is None or not rim.any():
+    if light is None or cells.all():
+        return cells
+    depth = ndimage.distance_transform_cdt(cells, metric="taxicab")  # to the film in view; beyond the border is none
+    inner = depth > reach
+    rim = inner & (depth <= reach + max(1, round(_RIM * diameter)))
+    if not rim.any():
         return cells
     fall = float(np.median(_fallen(rim, green, light, block)))
     if fall < _LEAST_FALL:
         return cells
-    near = ndimage.binary_dilation(cells, iterations=reach) & ~inner
+    near = (ndimage.distance_transform_cdt(~cells, metric="taxicab") <= reach) & ~inner
     drawn = inner
     drawn[near] = _fallen(near, green, light, block) > level * fall
     return drawn | (ndimage.binary_fill_holes(drawn) & cells)  # a pale centre close to the edge is no film
