@@ -33,7 +33,7 @@ def describe_precision(device: torch.device) -> str:
 
 
 def fuses_steps(device: torch.device) -> bool:
-    """Whether an optimiser takes its step in one kernel there."""
+    """Whether an optimiser takes its step in few kernels: on GPUs, where starting one for each tensor takes longer."""
     return device.type != "cpu"
 
 

@@ -663,7 +663,7 @@ class Trainer:
         self.decoder_ready = bool(state["decoder_ready"])
         self.discriminator.load_state_dict(state["discriminator"])
         for name in ("optimizer", "optimizer_discriminator"):
-            getattr(self, name).load_state_dict(_optimizer_state(state[name], self.device))
+            _load_optimizer(getattr(self, name), state[name], self.device)
         for mixed, kept in zip((self.mixed, self.mixed_discriminator), state["scalers"], strict=True):
             mixed.load_state(kept)
         if len(state["ranks"]) == self.ranks.world:
@@ -684,11 +684,18 @@ def class_weights(rule: str, counts: tuple[int, int]) -> Tensor:
     return sum(counts) / (2.0 * torch.tensor(counts, dtype=torch.float32))
 
 
-def _optimizer_state(stored: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """Give an optimiser's stored state its integer keys and tuples back, for the device that the run goes on on.
+def _load_optimizer(optimizer: torch.optim.Optimizer, stored: dict[str, Any], device: torch.device) -> None:
+    """Give an optimiser its stored state back, as its steps on this device want it.
 
-    Whether it fuses its steps decides where their count must lie, so it is told before the state is loaded.
+    The run may have been begun on another one. A fused step reads its count on the device: where PyTorch puts the count
+    depends on what the groups say when the state is loaded, not later. It also walks weights and moments in the order
+    in which they lie in memory, and refuses those that lie otherwise: files keep no layout.
     """
-    kept = {"fused": fuses_steps(device)}
-    groups = [{**group, "betas": tuple(group["betas"]), **kept} for group in stored["param_groups"]]
-    return {"state": {int(key): value for key, value in stored["state"].items()}, "param_groups": groups}
+    told = {"fused": fuses_steps(device)}
+    groups = [{**group, "betas": tuple(group["betas"]), **told} for group in stored["param_groups"]]
+    state = {int(key): value for key, value in stored["state"].items()}
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    for parameter, own in optimizer.state.items():
+        for name, value in own.items():
+            if value.shape == parameter.shape and value.stride() != parameter.stride():
+                own[name] = torch.empty_like(parameter).copy_(value)

@@ -1,11 +1,12 @@
 """A device that is not the host, for checks of what is meant for a GPU where there is none.
 
-Its tensors lie on the host in truth and every sum is done there, so what comes out is what a CPU gives. But PyTorch and
-the toolkit take them for tensors of another device: whoever mixes them with tensors of the host gets an error, as on a
-GPU, and everything that would make the host wait for the device is written down with the line that asked.
+Its tensors lie on the host in truth and every sum is done there. But PyTorch and the toolkit take them for tensors of
+another device: whoever mixes them with tensors of the host gets an error, and so does a fused step over tensors that
+lie in memory in different ways, as on a GPU. What is known to make the host wait for the device (``WAITS_FOR``,
+indexing by truth, copies) is written down with the line that asked.
 
 PyTorch has one such device in reserve for others to fill ("PrivateUse1"); it belongs to a whole process, so whoever
-imports this does so in a process of its own. What it cannot show: speed, memory, streams, bfloat16.
+imports this does so in a process of its own. What it cannot show: speed, memory, streams, short number formats.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ NAME = "elsewhere"
 
 # The answer's size, or the answer itself, is known to the device alone.
 WAITS_FOR = {
-    "aten::_local_scalar_dense", "aten::_unique2", "aten::equal", "aten::is_nonzero", "aten::masked_select",
-    "aten::nonzero", "aten::unique_consecutive", "aten::unique_dim",
+    "aten::_local_scalar_dense", "aten::_unique2", "aten::bincount", "aten::equal", "aten::histc", "aten::is_nonzero",
+    "aten::masked_select", "aten::nonzero", "aten::repeat_interleave", "aten::unique_consecutive", "aten::unique_dim",
 }  # fmt: skip
 COPIES = {"aten::_to_copy", "aten::copy_"}
 INDEXES = {"aten::index", "aten::index_put", "aten::index_put_"}
@@ -39,6 +40,8 @@ class _Backend(backend_registration._DummyBackendModule):
 
 backend_registration._setup_privateuseone_for_python_backend(rename=NAME, backend_module=_Backend())
 DEVICE = torch.device(NAME, 0)
+# Else a module that is brought to another layout would keep its tensors and with them the numbers that they stand for.
+torch.__future__.set_overwrite_module_params_on_conversion(True)
 
 
 def note(what: str) -> None:
@@ -116,6 +119,8 @@ def _check(name, args, flat, kwargs) -> None:
             note(f"{name} between host and device")
     elif any(x.dim() > 0 or "_fused_" in name for x in hosts):  # those read every number on the device
         raise RuntimeError(f"{name}: found tensors on the host and on another device")
+    if "_fused_" in name and any(len({x.stride() for x in lists}) > 1 for lists in zip(*args[:4], strict=True)):
+        raise RuntimeError(f"{name}: found weights, gradients and moments that lie in memory in different ways")
 
 
 def _empty(size, *, dtype=None, layout=None, device=None, pin_memory=None, memory_format=None):

@@ -290,7 +290,7 @@ def test_batches_are_those_from_memory_bit_for_bit(records, folder, augment):
             loader.set_epoch(epoch)
             batches.append(list(loader))
         for one, other in zip(*batches, strict=True):
-            for name in ("rgb", "mask", "has_mask", "label", "index"):
+            for name in ("rgb", "mask", "has_mask", "paired", "label", "index"):
                 assert torch.equal(getattr(one, name), getattr(other, name)), name
 
 

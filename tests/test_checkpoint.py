@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from models.network import Architecture, ThreeTierDCFNet
 from models.saved import load_network
 from util import checkpoint as checkpoint_module
-from util.checkpoint import load_checkpoint, load_weights, save_checkpoint
+from util.checkpoint import load_checkpoint, load_weights, on_host, save_checkpoint
 from util.errors import UserError
 from util.files import keep_before
 
@@ -30,6 +30,18 @@ def test_nested_data_comes_back(tmp_path):
     assert loaded["a"] == content["a"]
     assert loaded["deep"]["state"]["0"]["step"].item() == 3.0
     assert loaded["deep"]["empty"] == []
+
+
+def test_a_copy_on_the_host_is_what_a_file_would_give_and_stays_as_it_is(tmp_path):
+    weights = {"w": torch.ones(2, 3, 4, 4).contiguous(memory_format=torch.channels_last), "alone": torch.tensor(2.0)}
+    kept = on_host({"epoch": 3, "network": weights})
+    save_checkpoint(tmp_path / "c.safetensors", {"epoch": 3, "network": weights})
+    for tensor in weights.values():
+        tensor.zero_()
+    loaded = load_checkpoint(tmp_path / "c.safetensors")
+    assert kept["epoch"] == loaded["epoch"] == 3
+    for name in weights:
+        assert torch.equal(kept["network"][name], loaded["network"][name]) and kept["network"][name].all()
 
 
 def test_tensors_that_share_memory_can_be_stored(tmp_path):

@@ -62,8 +62,18 @@ def visited(batches: list[Batch]) -> list[int]:
 def assert_same(one: list[Batch], other: list[Batch]) -> None:
     assert len(one) == len(other)
     for a, b in zip(one, other, strict=True):
-        for name in ("rgb", "mask", "has_mask", "label", "index"):
+        for name in ("rgb", "mask", "has_mask", "paired", "label", "index"):
             assert torch.equal(getattr(a, name).cpu(), getattr(b, name).cpu()), name
+
+
+@pytest.mark.parametrize("options", [{}, {"share": (1, 2)}, {"shuffle": False}])
+def test_a_batch_says_where_its_images_with_a_true_mask_are(options):
+    loader = batches_of(smears(), **options)
+    loader.set_epoch(1, seen=4)
+    batches = list(loader)
+    assert any(0 < len(batch.paired) < len(batch.index) for batch in batches)
+    for batch in batches:
+        assert torch.equal(batch.paired, batch.has_mask.nonzero().squeeze(1))
 
 
 def wait_until(condition, seconds: float = 5.0) -> None:

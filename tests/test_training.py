@@ -351,6 +351,26 @@ def test_gradients_are_clipped(monkeypatch):
     assert calls == [LARGEST_GRADIENT] * 2
 
 
+def test_moments_lie_in_memory_as_their_weights_do_when_a_run_goes_on(tmp_path):
+    """A GPU's fused step refuses others; files keep no layout."""
+    begun = make_trainer()
+    begun.set_learning_rate(0)
+    begun.train_epoch(Batches(), 0)
+    save_checkpoint(tmp_path / "state.safetensors", begun.state())
+    trainer = make_trainer()
+    trainer.load_state(load_checkpoint(tmp_path / "state.safetensors"))
+    for before, optimizer in (
+        (begun.optimizer, trainer.optimizer),
+        (begun.optimizer_discriminator, trainer.optimizer_discriminator),
+    ):
+        states = [state for state in optimizer.state.values() if state]
+        assert len(states) == len([state for state in before.state.values() if state]) > 0
+        for (parameter, own), earlier in zip(optimizer.state.items(), before.state.values(), strict=True):
+            for name in ("exp_avg", "exp_avg_sq"):
+                assert own[name].stride() == parameter.stride()
+                assert torch.equal(own[name], earlier[name])
+
+
 def test_a_resumed_run_takes_the_rates_it_is_now_given(tmp_path):
     run(session(tmp_path), stop_after=1)
     again = session(tmp_path, lr=3e-3, weight_decay=0.5)

@@ -38,7 +38,7 @@ def mask_by_stain(
     light = background_light(labels, green, block)
     if light is None or cells.all():
         return cells
-    depth = ndimage.distance_transform_cdt(cells, metric="taxicab")  # to the film in view; beyond the border is none
+    depth = ndimage.distance_transform_cdt(cells, metric="taxicab")  # in steps, from the film in view
     inner = depth > reach
     rim = inner & (depth <= reach + max(1, round(_RIM * diameter)))
     if not rim.any():
