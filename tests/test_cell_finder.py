@@ -12,7 +12,6 @@ from scipy import ndimage
 
 from data.synthetic import synthesize
 from models.module2 import finder as finder_module
-from models.module2 import instances as instances_module
 from models.module2.analysis import CellAnalyser, changed, left_out
 from models.module2.finder import (
     CELL_DIAMETER,
@@ -596,23 +595,3 @@ def test_threshold_without_specks_is_otsus(rng: np.random.Generator) -> None:
     slope[50:70, 50:70] = 90
     for plane in (few, slope):
         assert stain_threshold(plane) == threshold_otsu(plane)
-
-
-@pytest.mark.parametrize("seed", range(12))
-def test_maxima_found_part_by_part_are_those_of_the_whole(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = np.random.default_rng(seed)
-    noise = rng.normal(0, 1, rng.integers(1, 60, 2))
-    depth = np.clip(ndimage.gaussian_filter(noise, seed % 3) * rng.uniform(0.2, 1) + rng.uniform(-0.2, 0.1), 0, 1)
-    depth = depth.astype(np.float32)
-    whole = instances_module._raised(depth, 0.08)
-    monkeypatch.setattr(instances_module, "_AT_ONCE", 0)
-    assert np.array_equal(instances_module._raised(depth, 0.08), whole)
-
-
-def test_cells_of_a_large_map_are_split_as_those_of_a_small_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    smear = synthesize(1, seed=5)
-    maps = map_cells(load_finder(finder_module.SHIPPED), smear.rgb, CPU)
-    whole = split_cells(maps)
-    monkeypatch.setattr(instances_module, "_AT_ONCE", 0)
-    assert whole.cells.max() > 20
-    assert np.array_equal(split_cells(maps).cells, whole.cells)

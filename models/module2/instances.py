@@ -11,12 +11,12 @@ from PIL import Image
 from scipy import ndimage
 
 from models.module2.finder import CELL_DIAMETER, CellMaps
+from models.module2.peaks import h_maxima
 
 Labels = npt.NDArray[np.int32]
 # What lies so far between the colour of an image's cells (0) and grey (1) is a pointer, lettering or dirt; nothing is
 # said of images whose own cells take nearly as much red light as green (grey ones).
 _COLOURLESS, _COLOURED = 0.7, 0.8
-_AT_ONCE = 2**20  # pixels of a map whose maxima are found in one go
 Number = TypeVar("Number", np.int32, np.float32)
 
 
@@ -78,7 +78,7 @@ def split_cells(maps: CellMaps, settings: SplitSettings | None = None) -> Found:
     mask = _without_holes(maps.stained > settings.cell_above, settings.largest_hole)
     depth = ndimage.gaussian_filter(maps.distance - settings.gap_weight * maps.gap, settings.smoothing)
     depth = np.clip(depth, 0, 1).astype(np.float32)
-    middles, _ = ndimage.label(_raised(depth, settings.peak))
+    middles, _ = ndimage.label(h_maxima(depth, settings.peak))
     labels = watershed(-depth, np.where(mask, middles, 0), mask=mask).astype(np.int32)
     labels = _red_ones(labels, maps.red_cell, settings.red_share)
     areas = np.bincount(labels.ravel(), minlength=2)
@@ -97,25 +97,6 @@ def split_cells(maps: CellMaps, settings: SplitSettings | None = None) -> Found:
         others.astype(np.int32),
         numbered(np.where(small[labels], labels, 0)),
     )
-
-
-def _raised(depth: npt.NDArray[np.float32], peak: float) -> npt.NDArray[np.bool_]:
-    """The h-maxima of a map (H, W) that is nowhere below zero: what rises by ``peak`` above the ridges around it.
-
-    scikit-image's, which takes some 70 bytes a pixel. Large maps are looked at part by part of what lies above
-    zero: with the same result, as no ridge leads over zero.
-    """
-    from skimage.morphology import h_maxima
-
-    if depth.size <= _AT_ONCE or depth.min() > 0:
-        return np.asarray(h_maxima(depth, peak), dtype=bool)
-    raised = np.zeros(depth.shape, bool)
-    parts, _ = ndimage.label(depth > 0, structure=np.ones((3, 3), int))  # h_maxima's neighbours are eight
-    for number, box in enumerate(ndimage.find_objects(parts), 1):
-        here = parts[box] == number
-        inside = np.pad(np.where(here, depth[box], 0), 1)
-        raised[box] |= h_maxima(inside, peak)[1:-1, 1:-1].astype(bool)
-    return raised
 
 
 def _red_ones(labels: Labels, red: npt.NDArray[np.float32], share: float) -> Labels:

@@ -10,6 +10,7 @@ from PIL import Image
 from scipy import ndimage
 
 from models.module2.finder import CELL_DIAMETER
+from models.module2.peaks import h_maxima
 
 # An image is looked at reduced to the first of these sides at which its cells are so many pixels across: the time does
 # not grow with the image, and enough cells remain.
@@ -68,8 +69,6 @@ def _estimate_window(rgb: npt.NDArray[np.uint8]) -> float:
 
 def _estimate(plane: npt.NDArray[np.uint8]) -> float:
     """The same of one plane (H, W), as it is."""
-    from skimage.morphology import h_maxima
-
     green = ndimage.gaussian_filter(plane.astype(np.float32), 1)
     if green.max() - green.min() < 1:
         return float("nan")
