@@ -110,7 +110,8 @@ def moving(folder):
 
 
 def state_of(trainer):
-    flatten(trainer.state(), tensors := {})
+    tensors = {}
+    flatten(trainer.state(), tensors)
     return {name: tensor for name, tensor in host_copies(tensors).items() if tensor.numel()}
 
 
@@ -152,7 +153,7 @@ def saving(folder):
 
 
 def doors(folder):
-    """Train, go on, test with all that a page can hold, and predict; a sum is on the device or an error says so."""
+    """Train, go on, test with cells, stain checks and Grad-CAM, predict; what is left on the host is an error."""
     os.chdir(folder)  # synthetic smears are written beside the run
     util.device.choose_device = lambda gpu_ids: DEVICE
     places = ["--checkpoints_dir", str(folder / "checkpoints")]

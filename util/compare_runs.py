@@ -237,14 +237,7 @@ def compare(runs: Sequence[TestedRun], *, resamples: int = 1000, seed: int = 0) 
         UserError: no image is common to all, the runs know other labels of one, or one is named twice.
     """
     _check_names(runs)
-    names = sorted(set.intersection(*(set(run.images) for run in runs)))
-    if not names:
-        raise UserError(
-            "--compare: the runs were tested on different images",
-            expected="test images that are the same, by name, in every predictions.csv",
-            found="; ".join(f"{run.name}: {len(run.images)}, first {next(iter(run.images))!r}" for run in runs),
-            remedy="train and test them on the same data and split (--split_from), then compare",
-        )
+    names = _common_images(runs)
     _check_labels(runs, names)
     first = runs[0].images
     label = np.array([first[name].label for name in names], dtype=np.int64)
@@ -276,6 +269,19 @@ def compare(runs: Sequence[TestedRun], *, resamples: int = 1000, seed: int = 0) 
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
         },
     )
+
+
+def _common_images(runs: Sequence[TestedRun]) -> list[str]:
+    """The names of the images that all runs were tested on, in order; at least one."""
+    names = sorted(set.intersection(*(set(run.images) for run in runs)))
+    if not names:
+        raise UserError(
+            "--compare: the runs were tested on different images",
+            expected="test images that are the same, by name, in every predictions.csv",
+            found="; ".join(f"{run.name}: {len(run.images)}, first {next(iter(run.images))!r}" for run in runs),
+            remedy="train and test them on the same data and split (--split_from), then compare",
+        )
+    return names
 
 
 def _agreement(first: NDArray[np.bool_], other: NDArray[np.bool_]) -> dict[str, int]:

@@ -271,7 +271,7 @@ def left_out(table: CellTable, found: Found, shown: npt.NDArray[np.int32], diame
 
 def _spots(labels: npt.NDArray[np.int32]) -> list[tuple[float, float, int]]:
     """Column, row and area of everything in a map."""
-    rows, columns = np.nonzero(labels)  # what is film is not added up
+    rows, columns = np.nonzero(labels)  # the film, most of a large map, need not be summed
     inside = labels[rows, columns]
     areas, x, y = (np.bincount(inside, weights) for weights in (None, columns, rows))
     return [(float(x[n] / areas[n]), float(y[n] / areas[n]), int(areas[n])) for n in np.flatnonzero(areas)]

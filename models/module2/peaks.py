@@ -16,8 +16,9 @@ def h_maxima(height: Map, least: float) -> npt.NDArray[np.bool_]:
 
     scikit-image's reconstructs the map by dilation and sorts all of its pixels twice for that. Here the map is flooded
     from all peaks at once by a watershed: two floods meet first at the pass between them, so how far each peak rises
-    above its pass (its dynamics; Grimaud, 1992) follows from the passes, of which there are few. Of peaks of one height
-    without such a way between them all are given, as there; peaks that are alike but for rounding are told apart here.
+    above its pass (its dynamics; Grimaud, 1992) follows from the passes, of which there are few. Both give all of
+    several peaks of one height with no such way between them; peaks that differ by rounding alone are told apart only
+    here.
 
     Args:
         height: (H, W), eight neighbours a pixel.
@@ -34,7 +35,7 @@ def h_maxima(height: Map, least: float) -> npt.NDArray[np.bool_]:
     if not count:
         return np.zeros(height.shape, bool)
     tops = np.full(count + 1, floor, height.dtype)
-    tops[peaks.ravel()[peaks.ravel() > 0]] = height.ravel()[peaks.ravel() > 0]
+    tops[peaks[peaks > 0]] = height[peaks > 0]
     basins = watershed(-height, peaks, connectivity=2, mask=height > floor)
     keep = _outstanding(tops, *_passes(basins, height), least) & (tops - floor >= least)
     return np.asarray(keep[peaks])
