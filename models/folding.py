@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from models.backbones import DenseNetPyramid, EfficientNetPyramid, PyramidMerge
+from models.convolutions import FusedConvolution, HalvingConvolution
 from models.network import ThreeTierDCFNet
-from models.rearranged import padded_outputs, rearrange
+from models.rearranged import pad_outputs, rearrange
 
 SMALLEST_SCALE = 1e-20  # below it a channel is its shift alone; dividing by less would overflow
 # timm's names of a convolution and the normalisation after it: in EfficientNet itself and in its two kinds of block.
@@ -38,14 +38,40 @@ def folded(network: ThreeTierDCFNet) -> ThreeTierDCFNet:
                 if isinstance(module, kind):
                     fold(module)
             if hasattr(module, "conv_dw"):
-                _fold_named(module, INVERTED if hasattr(module, "conv_pwl") else SEPARABLE)
+                _fold_named(module, _pairs(module))
         for module in list(quick.modules()):
             for name, child in list(module.named_children()):
                 if isinstance(child, nn.Conv2d) and HalvingConvolution.can_stand_for(child):
                     setattr(module, name, HalvingConvolution(child))
-        if quick.mean.device.type == "cpu":
+        # Of weights that are not finite a fused convolution could make verdicts that are: see there.
+        if quick.mean.device.type == "cpu" and all(tensor.isfinite().all() for tensor in network.state_dict().values()):
             rearrange(quick)
+            for module in list(quick.modules()):
+                _fuse(module)
     return quick
+
+
+def _fuse(module: nn.Module) -> None:
+    """Let the convolutions of a module activate what they write, where they can; identities stay in their place."""
+    for convolution, activation in _pairs(module):
+        first, second = module._modules[convolution], module._modules[activation]
+        if first is not None and second is not None and FusedConvolution.can_stand_for(first, second):
+            module._modules[convolution] = FusedConvolution(first, second)
+            module._modules[activation] = nn.Identity()
+
+
+def _pairs(module: nn.Module) -> Sequence[tuple[str, str]]:
+    """Names of a convolution in a module and of what comes after it, once its normalisation is folded."""
+    if isinstance(module, nn.Sequential):
+        names = [name for name, part in module._modules.items() if type(part) is not nn.Identity]
+        return list(zip(names, names[1:], strict=False))
+    if isinstance(module, EfficientNetPyramid):
+        return ENDS
+    if isinstance(module, FoldedDenseLayer):
+        return (("conv1", "activate"),)
+    if hasattr(module, "conv_dw"):
+        return INVERTED if hasattr(module, "conv_pwl") else SEPARABLE
+    return ()
 
 
 def scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:
@@ -140,52 +166,6 @@ class Clamp(nn.Module):
         return torch.clamp(features, self.low.to(features.dtype), self.high.to(features.dtype))
 
 
-class HalvingConvolution(nn.Module):
-    """A convolution of stride 2 with TensorFlow's "same" padding that pads no copy of the features.
-
-    That padding is one pixel more after than before where a side is even. A kernel with a row and a column of zeros in
-    front, padded alike on both sides, gives the same sums; timm copies the features into a larger, zeroed map, which
-    takes longer than a depthwise convolution itself.
-
-    Args:
-        convolution: with an odd kernel, as :meth:`can_stand_for` says.
-    """
-
-    def __init__(self, convolution: nn.Conv2d) -> None:
-        super().__init__()
-        self.bias, self.groups = convolution.bias, convolution.groups
-        height, width = convolution.weight.shape[-2:]
-        self.padding = (height // 2, width // 2)
-        last = convolution.weight.is_contiguous(memory_format=torch.channels_last)
-        layout = torch.channels_last if last else torch.contiguous_format
-        for even_height in (0, 1):
-            for even_width in (0, 1):
-                weight = functional.pad(convolution.weight, (even_width, 0, even_height, 0))
-                self.register_buffer(f"weight{even_height}{even_width}", weight.contiguous(memory_format=layout))
-
-    @staticmethod
-    def can_stand_for(module: nn.Conv2d) -> bool:
-        """Whether a module is such a convolution, of timm's class, on a CPU.
-
-        A GPU has quick kernels for the odd sides that depthwise convolutions usually have, and copies faster.
-        """
-        from timm.layers import Conv2dSame
-
-        return (
-            isinstance(module, Conv2dSame)
-            and module.weight.device.type == "cpu"
-            and tuple(module.stride) == (2, 2)
-            and tuple(module.dilation) == (1, 1)
-            and all(side % 2 for side in module.kernel_size)
-        )
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Map features (B, C, H, W) to (B, D, H/2, W/2), halves rounded up."""
-        height, width = features.shape[-2:]
-        weight = self.get_buffer(f"weight{1 - height % 2}{1 - width % 2}")
-        return functional.conv2d(features, weight, self.bias, 2, self.padding, 1, self.groups)
-
-
 class FoldedDenseLayer(nn.Module):
     """A DenseNet layer without normalisations."""
 
@@ -196,7 +176,7 @@ class FoldedDenseLayer(nn.Module):
         self.clamp = Clamp.folding(layer.norm1, layer.conv1)
         _normalise_after(self.conv1, *scale_and_shift(layer.norm2))
         if self.conv2.weight.device.type == "cpu":
-            _set(self.conv2, *padded_outputs(self.conv2))
+            pad_outputs(self.conv2)
 
     def forward(self, features: Tensor) -> Tensor:
         """New features (B, growth, h, w) from all before (B, C, h, w)."""

@@ -110,6 +110,13 @@ def in_full_precision(head: nn.Linear, features: Tensor) -> Tensor:
         return head(features.float()).squeeze(1)
 
 
+def resized(features: Tensor, other: Tensor) -> Tensor:
+    """Features (B, C, h, w) at the height and width of others."""
+    if features.shape[-2:] == other.shape[-2:]:
+        return features
+    return functional.interpolate(features, size=other.shape[-2:], mode="bilinear", align_corners=False)
+
+
 class Tier(nn.Module):
     """One tier: the RGB stream's backbone, the binary stream's, their fusion into one map, and a head."""
 
@@ -140,18 +147,16 @@ class Tier(nn.Module):
         """Fuse the RGB stream's features with the binary stream's view of the folded mask (B, 4, H/2, W/2)."""
         merged = self.merge_rgb(pyramid, self.size)
         if self.binary is not None:
-            merged = self._outlines(self.binary(binary), merged).add_(merged)
+            merged = self._with_outlines(merged, self.merge_binary(self.binary(binary), self.size))
         fused = self.smooth(merged)
         pooled = fused.mean(dim=(2, 3))
         features = torch.cat([pyramid[-1].mean(dim=(2, 3)), pooled], dim=1)
         return TierOutput(fused, self.size, pooled, in_full_precision(self.head, self.dropout(features)))
 
-    def _outlines(self, pyramid: list[Tensor], merged: Tensor) -> Tensor:
-        """The binary stream's features at the size and with the channels of the RGB stream's."""
-        outlines = self.enter_binary(self.merge_binary(pyramid, self.size))
-        if outlines.shape[-2:] == merged.shape[-2:]:
-            return outlines
-        return functional.interpolate(outlines, size=merged.shape[-2:], mode="bilinear", align_corners=False)
+    def _with_outlines(self, merged: Tensor, outlines: Tensor) -> Tensor:
+        """The RGB stream's merged features plus the binary stream's, projected to their channels and size."""
+        projected: Tensor = resized(self.enter_binary(outlines), merged)
+        return projected.add_(merged)
 
 
 @dataclass

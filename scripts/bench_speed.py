@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import gc
 import json
+import math
 import os
 import platform
 import statistics
@@ -164,6 +165,20 @@ class BytesMoved(TorchDispatchMode):
             tensors = torch.utils._pytree.tree_leaves((args, kwargs, result))
             self.total += sum(each.numel() * each.element_size() for each in tensors if isinstance(each, Tensor))
         return result
+
+
+def _fused_counts() -> dict[Any, Callable[..., int]]:
+    """How to count the work of models.convolutions' fused ones, which PyTorch's counter does not know."""
+
+    def counted(weight_at: int) -> Callable[..., int]:
+        def count(*shapes: Any, out_shape: Any, **_: Any) -> int:
+            return 2 * math.prod(out_shape) * math.prod(shapes[weight_at][1:])
+
+        return count
+
+    operators: Any = torch.ops.mkldnn
+    names = {"_convolution_pointwise": 1, "_convolution_pointwise_": 2}
+    return {getattr(operators, name): counted(at) for name, at in names.items() if hasattr(operators, name)}
 
 
 def _floating_point_work(counter: FlopCounterMode) -> float:
@@ -458,7 +473,7 @@ class Bench:
         facts: dict[str, Any] = {}
         if cuda:
             facts["peak GiB"] = (torch.cuda.max_memory_allocated(self.device) - held) / 2**30
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False, custom_mapping=_fused_counts()) as counter:
             work()
         with BytesMoved() as moved:
             work()
