@@ -96,8 +96,8 @@ def _normalise_after(convolution: nn.Conv2d, scale: Tensor, shift: Tensor | None
     _set(convolution, convolution.weight * scale.view(-1, 1, 1, 1), bias)
 
 
-def _fold_sequence(sequence: nn.Sequential) -> None:
-    """Fold each plain normalisation that follows a convolution directly; an identity takes its place."""
+def fold_sequence(sequence: nn.Sequential) -> None:
+    """Fold each plain normalisation that follows a convolution directly, in its place; an identity is left there."""
     names = list(sequence._modules)
     for before, after in zip(names, names[1:], strict=False):
         convolution, norm = sequence._modules[before], sequence._modules[after]
@@ -210,5 +210,5 @@ FOLDS: dict[type[nn.Module], Callable[[Any], None]] = {
     PyramidMerge: _fold_merge,
     DenseNetPyramid: _fold_dense,
     EfficientNetPyramid: lambda pyramid: _fold_named(pyramid, ENDS),
-    nn.Sequential: _fold_sequence,
+    nn.Sequential: fold_sequence,
 }

@@ -22,6 +22,7 @@ from models.module2.finder import (
     CellMaps,
     load_finder,
     map_cells,
+    quickened,
     save_finder,
 )
 from models.module2.finder_learning import finder_loss, mask_maps, target_maps
@@ -193,6 +194,18 @@ def test_maps_have_the_image_s_size(shipped: CellFinder, shape: tuple[int, int])
     for plane in PLANES:
         values = getattr(maps, plane)
         assert values.shape == shape and values.min() >= 0 and values.max() <= 1
+
+
+def test_a_quicker_copy_says_the_same(shipped: CellFinder) -> None:
+    before = {name: value.clone() for name, value in shipped.state_dict().items()}
+    quick = quickened(quickened(shipped, CPU), CPU)
+    rgb = synthesize(1, seed=4, size=200).rgb
+    said, told = map_cells(quick, rgb, CPU), map_cells(shipped, rgb, CPU)
+    for plane in PLANES:
+        np.testing.assert_allclose(getattr(said, plane), getattr(told, plane), atol=1e-4)
+    assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in quick.modules())
+    after = shipped.state_dict()
+    assert set(after) == set(before) and all(torch.equal(after[name], value) for name, value in before.items())
 
 
 def test_tiles_cover_every_length_and_share_their_edges() -> None:

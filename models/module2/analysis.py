@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from models.module2.finder import CELL_DIAMETER, SHIPPED, CellFinder, CellMaps, load_finder, map_cells
+from models.module2.finder import CELL_DIAMETER, SHIPPED, CellFinder, CellMaps, load_finder, map_cells, quickened
 from models.module2.instances import Found, SplitSettings, at_own_size, colourless, resized_labels, split_cells
 from models.module2.kinds import KindLimits, judged, kinds_of
 from models.module2.mask_edge import mask_by_stain
@@ -67,7 +67,7 @@ class CellAnalyser:
     """Finds, measures and grades the cells of smears; call it with an image.
 
     Attributes:
-        finder: the network, in evaluation mode.
+        finder: the network; a quicker copy takes its place.
         device: where it runs.
         cell_diameter: of the red cells in pixels; None to estimate it image by image.
         um_per_px: size of a pixel in micrometres; None where unknown.
@@ -85,7 +85,7 @@ class CellAnalyser:
     settings: SplitSettings = field(default_factory=SplitSettings)
 
     def __post_init__(self) -> None:
-        self.finder = self.finder.to(self.device).eval()
+        self.finder = quickened(self.finder, self.device)
 
     def __call__(self, rgb: npt.NDArray[np.uint8]) -> SmearCells:
         """Find, measure and grade the cells of one image (H, W, 3) uint8, of any size."""

@@ -7,6 +7,7 @@ at a seam and memory does not grow with what the network holds.
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.decoder import FOLD, fold
+from models.folding import fold_sequence
 from util.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from util.errors import UserError
 
@@ -131,6 +133,19 @@ def load_finder(path: Path = SHIPPED) -> CellFinder:
         finder = CellFinder(cast(list[int], widths))
     load_weights(finder, content["network"], path)
     return finder.eval()
+
+
+def quickened(finder: CellFinder, device: torch.device) -> CellFinder:
+    """A copy of a finder on a device, for judging alone: the same answers but for rounding.
+
+    Normalisations are folded into the convolutions; on a CPU features lie channels last, in a third less time.
+    """
+    quick = copy.deepcopy(finder).to(device).eval().requires_grad_(False)
+    with torch.no_grad():
+        for module in list(quick.modules()):
+            if isinstance(module, nn.Sequential):
+                fold_sequence(module)
+    return quick.to(memory_format=torch.channels_last) if device.type == "cpu" else quick
 
 
 @torch.no_grad()
