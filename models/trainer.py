@@ -179,10 +179,14 @@ class EpochTotals:
         self.areas += predicted.sum() + true.sum()
 
     def state(self, ranks: Ranks = ALONE) -> dict[str, Any]:
-        """The sums over all processes, as plain data and tensors; to be asked by all of them."""
-        sums = {name: ranks.sum(getattr(self, name).clone()).cpu() for name in self._SUMS}
-        images = torch.tensor(self.images, dtype=torch.float64, device=self.losses.device)
-        return {**sums, "images": int(ranks.sum(images))}
+        """The sums over all processes, as plain data and tensors on the host; to be asked by all of them."""
+        sums = {name: getattr(self, name) for name in self._SUMS}
+        images = self.known.new_full((1,), self.images)
+        # Together: each by itself would be a message between the processes and a wait for the device.
+        whole = ranks.sum(torch.cat([*(each.reshape(-1) for each in sums.values()), images])).cpu()
+        *parts, images = whole.split([*(each.numel() for each in sums.values()), 1])
+        found = {name: part.view(sums[name].shape).clone() for name, part in zip(sums, parts, strict=True)}
+        return {**found, "images": int(images)}
 
     @classmethod
     def of_state(cls, state: Mapping[str, Any], device: torch.device) -> EpochTotals:
@@ -412,8 +416,7 @@ class Trainer:
         Raises:
             FloatingPointError: a loss term is not finite.
         """
-        if self.ranks.several:
-            totals = EpochTotals.of_state(totals.state(self.ranks), self.device)
+        totals = EpochTotals.of_state(totals.state(self.ranks), torch.device("cpu"))
         report = totals.report(self.network.open_tiers)
         wrong = [key for key in LOSS_KEYS if not math.isfinite(report[key])]
         if wrong:

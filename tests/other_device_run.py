@@ -62,11 +62,22 @@ def trainer_on(device, has_mask):
 
 
 def learned(device, has_mask):
-    """A short training of all tiers: its verdicts and masks, and what crossed over in each step but the first."""
-    trainer, counts = trainer_on(device, has_mask), []
-    trainer.train_epoch(batches(device, has_mask), 0, lambda totals: counts.append(len(other_device.crossings)))
+    """A short training of all tiers: its verdicts and masks, what crossed over in each step but the first, its sums.
+
+    Of the sums, how many times something crossed over for them.
+    """
+    trainer, counts, sums = trainer_on(device, has_mask), [], []
+
+    def after(totals):
+        counts.append(len(other_device.crossings))
+        sums[:] = [totals]
+
+    trainer.train_epoch(batches(device, has_mask), 0, after)
+    within, before = other_device.crossings[counts[0] : counts[-1]], len(other_device.crossings)
+    state = sums[0].state()
+    waits = len(other_device.crossings) - before
     logits, masks = judged(trainer, device, has_mask)
-    return logits, masks, other_device.crossings[counts[0] : counts[-1]]
+    return logits, masks, within, state, waits
 
 
 def judged(trainer, device, has_mask):
@@ -88,6 +99,8 @@ def learning(folder):
             "logits": apart(here[0], there[0]),
             "masks": apart(here[1], there[1]),
             "crossings": sorted(set(there[2])),
+            "sums": max(apart(here[3][key], there[3][key]) for key in ("right", "known", "areas")),
+            "crossings for the sums": there[4],
         }
     return found
 
