@@ -64,7 +64,7 @@ def trainer_on(device, has_mask):
 def learned(device, has_mask):
     """A short training of all tiers: its verdicts and masks, what crossed over in each step but the first, its sums.
 
-    Of the sums, how many times something crossed over for them.
+    Of the sums, how many times something crossed over for them and for the epoch's report.
     """
     trainer, counts, sums = trainer_on(device, has_mask), [], []
 
@@ -75,6 +75,7 @@ def learned(device, has_mask):
     trainer.train_epoch(batches(device, has_mask), 0, after)
     within, before = other_device.crossings[counts[0] : counts[-1]], len(other_device.crossings)
     state = sums[0].state()
+    trainer.report_of(sums[0])
     waits = len(other_device.crossings) - before
     logits, masks = judged(trainer, device, has_mask)
     return logits, masks, within, state, waits

@@ -203,7 +203,9 @@ def test_a_quicker_copy_says_the_same(shipped: CellFinder) -> None:
     said, told = map_cells(quick, rgb, CPU), map_cells(shipped, rgb, CPU)
     for plane in PLANES:
         np.testing.assert_allclose(getattr(said, plane), getattr(told, plane), atol=1e-4)
-    assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in quick.modules())
+    for judging in (quick, CellAnalyser(shipped, CPU).finder):
+        assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in judging.modules())
+        assert judging.logit.weight.is_contiguous(memory_format=torch.channels_last)
     after = shipped.state_dict()
     assert set(after) == set(before) and all(torch.equal(after[name], value) for name, value in before.items())
 

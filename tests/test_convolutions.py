@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from timm.layers import Conv2dSame
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from models import convolutions
 from models.convolutions import FusedConvolution, HalvingConvolution, fuses
 from models.folding import folded
+from models.rearranged import JoiningConvolution, JudgingTier
 from scripts.bench_speed import _fused_counts
 from tests.test_inference import lived_in
 
@@ -69,8 +71,6 @@ def test_what_is_written_is_added_in_place(activation, sides, layouts):
 @needs_fusing
 @pytest.mark.parametrize("sides", [(8, 8), (7, 8), (8, 7), (9, 5)])
 def test_a_halving_convolution_is_fused_too(sides):
-    from timm.layers import Conv2dSame
-
     torch.manual_seed(1)
     same = Conv2dSame(8, 8, 3, stride=2, groups=8).to(memory_format=LAST).requires_grad_(False)
     features = planes(2, 8, *sides)
@@ -83,7 +83,9 @@ def test_what_cannot_be_fused_is_told():
     plain = convolution(8, 8, 3, padding=1)
     assert FusedConvolution.can_stand_for(plain, nn.ReLU()) and FusedConvolution.can_stand_for(plain, None)
     mirrored = nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect")
+    kin = Conv2dSame(8, 8, 3)  # pads by itself
     others = [(plain, nn.Hardswish()), (mirrored, nn.ReLU()), (nn.Conv2d(8, 8, 3, padding="same"), nn.ReLU())]
+    others.append((kin, nn.ReLU()))
     assert not any(FusedConvolution.can_stand_for(*pair) for pair in [*others, (nn.Linear(8, 8), nn.ReLU())])
 
 
@@ -95,6 +97,9 @@ def test_a_judging_network_is_fused_throughout(preset):
     # After a pooling, a sum, or a normalisation that goes to several places.
     assert all(any(part in name for part in ("pool", "merge_", "norm5")) for name in left), left
     assert sum(isinstance(part, FusedConvolution) for part in quick.modules()) > 60
+    assert all(type(tier) is JudgingTier for tier in quick.tiers)
+    assert type(quick.decoder.join_half) is type(quick.decoder.join_quarter) is JoiningConvolution
+    assert len(quick.tiers[0].binary.features.conv0.weight) == 16, "whole registers"
 
 
 class Absent:
@@ -102,32 +107,81 @@ class Absent:
 
 
 class Other:
-    """A PyTorch whose operators do something else."""
+    """A PyTorch of whose operators one computes something else.
 
-    @staticmethod
-    def _convolution_pointwise(features, weight, *_):
-        return torch.zeros(len(features), len(weight), *features.shape[2:])
+    Attributes:
+        wrong: which one: what is written with that activation, or "add".
+    """
+
+    wrong = ""
+
+    def __init__(self):
+        self._convolution_pointwise_ = self
+
+    def _convolution_pointwise(self, *given):
+        written = torch.ops.mkldnn._convolution_pointwise(*given)
+        return written + 1e-3 if given[-3] == self.wrong else written
+
+    def binary(self, *given):
+        added = torch.ops.mkldnn._convolution_pointwise_.binary(*given)
+        return added + 1e-3 if self.wrong == "add" else added
 
 
-@pytest.mark.parametrize("operators", [Absent, Other])
+class OtherReLU(Other):
+    wrong = "relu"
+
+
+class OtherReLU6(Other):
+    wrong = "hardtanh"
+
+
+class OtherPlain(Other):
+    wrong = "none"
+
+
+class OtherSum(Other):
+    wrong = "add"
+
+
+@pytest.mark.parametrize("operators", [Absent, OtherReLU, OtherReLU6, OtherPlain, OtherSum])
 def test_operators_that_are_absent_or_other_are_not_used(monkeypatch, operators):
-    network, inputs = lived_in("small", 64), (planes(2, 3, 64, 64).sigmoid(), torch.zeros(2, 1, 64, 64))
-    with torch.no_grad():
-        expected = network(*inputs, torch.zeros(2, dtype=torch.bool))
     monkeypatch.setattr(convolutions, "_operators", operators)
-    monkeypatch.setattr(convolutions, "fuses", fuses.__wrapped__)
+    assert not fuses.__wrapped__()
+
+
+@needs_fusing
+@pytest.mark.filterwarnings("ignore:TF32 acceleration")  # of setting any of the library's flags
+def test_operators_that_agree_are_used_unless_the_library_is_switched_off(monkeypatch):
+    monkeypatch.setattr(convolutions, "_operators", Other)
+    assert fuses.__wrapped__()
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert not fuses.__wrapped__()
+
+
+@pytest.mark.parametrize("preset", ["small", "lite"])
+def test_without_the_operators_a_judging_network_says_the_same(monkeypatch, preset):
+    inputs = planes(2, 3, 64, 64).sigmoid(), torch.zeros(2, 1, 64, 64), torch.zeros(2, dtype=torch.bool)
+    network = lived_in(preset, 64)
+    monkeypatch.setattr(convolutions, "fuses", lambda: False)
     quick = folded(network)
     assert not any(isinstance(part, FusedConvolution) for part in quick.modules())
     with torch.no_grad():
-        found = quick(*inputs, torch.zeros(2, dtype=torch.bool))
-    torch.testing.assert_close(found.voices, expected.voices, atol=1e-4, rtol=1e-4)
+        expected, found = network(*inputs), quick(*inputs)
+    scale = max(1.0, float(expected.voices.abs().max()))
+    torch.testing.assert_close(found.voices, expected.voices, atol=1e-4 * scale, rtol=1e-4)
     torch.testing.assert_close(found.mask_logit, expected.mask_logit, atol=1e-4, rtol=1e-4)
 
 
-def test_weights_that_are_not_finite_still_say_so():
+def test_only_networks_of_the_host_are_rearranged():
+    network = lived_in("small", 64).to("meta")
+    assert type(folded(network)) is type(network)
+
+
+@pytest.mark.parametrize("name", ["tiers.0.smooth.0.weight", "tiers.0.smooth.1.running_mean"])
+def test_weights_that_are_not_finite_still_say_so(name):
     network = lived_in("small", 64)
     with torch.no_grad():
-        network.tiers[0].smooth[0].weight.fill_(float("nan"))  # a ReLU follows
+        network.state_dict()[name].fill_(float("nan"))  # a ReLU follows
         said = folded(network)(planes(1, 3, 64, 64), torch.zeros(1, 1, 64, 64), torch.zeros(1, dtype=torch.bool))
     assert not said.voices.isfinite().all()
 

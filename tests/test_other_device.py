@@ -29,7 +29,7 @@ def test_training_gives_what_the_host_gives_and_no_step_waits_for_the_device(rep
     for masks, found in asked(repository, tmp_path, "learning").items():
         assert found["crossings"] == [], f"{masks} images with masks"
         assert found["logits"] < 1e-3 and found["masks"] < 1e-3  # a fused step rounds otherwise
-        assert found["sums"] <= 40 and found["crossings for the sums"] == 1, found  # a pixel or two near one half
+        assert found["sums"] <= 40 and found["crossings for the sums"] == 2, found  # a pixel or two near one half
 
 
 def test_a_run_goes_on_on_another_device_than_it_was_begun_on(repository, tmp_path):
