@@ -19,9 +19,7 @@ from models.precision import precision
 # two, four and eight are groups, so no way of looking at an image is told from another by the mean over them.
 DIHEDRAL = ((0, False), (0, True), (2, False), (2, True), (1, False), (1, True), (3, False), (3, True))
 TEST_VIEWS = (1, 2, 4, 8)
-# From how many looks at an image on a folded copy has paid for its making. On a CPU the time goes by pixels.
-WORTH_FOLDING = 64
-WORTH_FOLDING_ON_CPU = 16 * 300**2
+WORTH_FOLDING = 64  # looks at images from which on a folded copy has paid for its making
 
 
 class SmearBatch(Protocol):
@@ -99,10 +97,8 @@ def _worth_folding(network: object, batches: Iterable[SmearBatch], first: SmearB
     """Whether there is enough to judge that a folded copy saves more time than its making takes."""
     if not isinstance(network, ThreeTierDCFNet):
         return False
-    size = network.architecture.fine_size
-    looks = float(views * len(first.rgb) * max(1, first.rgb.shape[-1] // size) ** 2)
-    looks *= len(batches) if isinstance(batches, Sized) else math.inf
-    return looks * size**2 >= WORTH_FOLDING_ON_CPU if first.rgb.device.type == "cpu" else looks >= WORTH_FOLDING
+    looks = views * len(first.rgb) * max(1, first.rgb.shape[-1] // network.architecture.fine_size) ** 2
+    return (len(batches) if isinstance(batches, Sized) else math.inf) * looks >= WORTH_FOLDING
 
 
 def see_all(batch: SmearBatch) -> Tensor:

@@ -158,10 +158,11 @@ def test_what_a_halving_convolution_cannot_stand_for():
 def test_much_is_judged_by_a_folded_copy_and_little_by_the_network_itself(monkeypatch):
     made = []
     monkeypatch.setattr(inference, "folded", lambda network: (made.append(1), folded(network))[1])
-    network = lived_in("small", 96)
-    given = batch(np.random.default_rng(0), 96, 96)  # two images
-    few = next(iter(predict(network, [given] * 78, torch.device("cpu"), see_all)))
+    network = lived_in("small", 64)
+    rng = np.random.default_rng(0)
+    given = batch(rng, 64, 64)
+    few = next(iter(predict(network, [given] * 2, torch.device("cpu"), see_all)))
     assert made == []
-    many = next(iter(predict(network, [given] * 79, torch.device("cpu"), see_all)))  # 16 x 300 x 300 pixels are 156.25
+    many = next(iter(predict(network, [given] * 40, torch.device("cpu"), see_all)))
     assert made == [1]
     torch.testing.assert_close(many.voices, few.voices, atol=1e-3, rtol=1e-3)
