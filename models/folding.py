@@ -39,12 +39,14 @@ def folded(network: ThreeTierDCFNet) -> ThreeTierDCFNet:
                     fold(module)
             if hasattr(module, "conv_dw"):
                 _fold_named(module, _pairs(module))
+        numbers = [*network.state_dict().values(), *quick.parameters()]  # as they were, and as folding made them
+        rearranges = quick.mean.device.type == "cpu" and all(tensor.isfinite().all() for tensor in numbers)
         for module in list(quick.modules()):
             for name, child in list(module.named_children()):
                 if isinstance(child, nn.Conv2d) and HalvingConvolution.can_stand_for(child):
                     setattr(module, name, HalvingConvolution(child))
         # Of weights that are not finite a fused convolution could make verdicts that are: see there.
-        if quick.mean.device.type == "cpu" and all(tensor.isfinite().all() for tensor in network.state_dict().values()):
+        if rearranges:
             rearrange(quick)
             for module in list(quick.modules()):
                 _fuse(module)

@@ -177,11 +177,18 @@ def test_only_networks_of_the_host_are_rearranged():
     assert type(folded(network)) is type(network)
 
 
-@pytest.mark.parametrize("name", ["tiers.0.smooth.0.weight", "tiers.0.smooth.1.running_mean"])
-def test_weights_that_are_not_finite_still_say_so(name):
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("tiers.0.smooth.0.weight", float("nan")),
+        ("tiers.0.smooth.1.running_mean", float("nan")),
+        ("tiers.0.smooth.1.running_var", -1.0),  # finite until its root is taken
+    ],
+)
+def test_weights_that_are_not_finite_still_say_so(name, value):
     network = lived_in("small", 64)
     with torch.no_grad():
-        network.state_dict()[name].fill_(float("nan"))  # a ReLU follows
+        network.state_dict()[name].fill_(value)  # a ReLU follows
         said = folded(network)(planes(1, 3, 64, 64), torch.zeros(1, 1, 64, 64), torch.zeros(1, dtype=torch.bool))
     assert not said.voices.isfinite().all()
 
