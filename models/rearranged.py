@@ -189,7 +189,8 @@ class JoiningConvolution(nn.Module):
 def _part_of(whole: Any, weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
     """The convolution of some of the input's channels."""
     shape = (weight.shape[1], weight.shape[0], whole.kernel_size, whole.stride, whole.padding)
-    part = nn.Conv2d(*shape, bias=bias is not None).requires_grad_(False)
+    # Without weights, as they are replaced: drawing some would move a training's random numbers.
+    part = nn.Conv2d(*shape, bias=bias is not None, device="meta").requires_grad_(False)
     part.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last), requires_grad=False)
     part.bias = bias if bias is None else nn.Parameter(bias, requires_grad=False)
     return part

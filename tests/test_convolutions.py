@@ -205,3 +205,11 @@ def test_the_benchmark_counts_fused_work_as_that_of_the_convolution(groups):
         return counter.get_total_flops()
 
     assert work(fused, features) == work(fused.add_to, other, features) == work(alone, features) > 0
+
+
+def test_folding_draws_no_random_number_that_a_training_would_miss():
+    network = lived_in("small", 64)
+    before = torch.get_rng_state()
+    fuses.__wrapped__()
+    folded(network)
+    assert torch.equal(torch.get_rng_state(), before)
