@@ -71,7 +71,7 @@ def pad_outputs(convolution: nn.Conv2d) -> None:
 
 
 class FirstChannels(nn.Module):
-    """Keeps the first channels of a map, as a view."""
+    """Keeps the first channels of a map, in channels_last: what comes after takes the layout of what it is given."""
 
     def __init__(self, count: int) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class FirstChannels(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, count, h, w) of (B, C, h, w)."""
-        return features[:, : self.count]
+        return features[:, : self.count].contiguous(memory_format=torch.channels_last)
 
 
 class FineMerge(nn.Module):

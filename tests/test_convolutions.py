@@ -213,3 +213,10 @@ def test_folding_draws_no_random_number_that_a_training_would_miss():
     fuses.__wrapped__()
     folded(network)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_padded_stem_leaves_the_layout_as_it_is():
+    quick = folded(lived_in("small", 64))
+    with torch.no_grad():
+        stem = quick.tiers[0].binary.features
+        assert stem.pool0(stem.conv0(planes(2, 4, 32, 32))).is_contiguous(memory_format=LAST)
