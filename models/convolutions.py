@@ -16,7 +16,14 @@ from torch.nn import functional
 
 # oneDNN's name of each activation that it can apply, and its constants.
 ACTIVATIONS: dict[Any, tuple[str, list[float]]] = {nn.ReLU: ("relu", []), nn.ReLU6: ("hardtanh", [0.0, 6.0])}
-TOLERANCE = 1e-5  # how far a fused convolution may lie from its parts one after the other
+# What is tried before any is fused.
+TRIED: tuple[dict[str, Any], ...] = (
+    {"kernel_size": 3, "padding": 1},
+    {"kernel_size": 1, "bias": False},
+    {"kernel_size": 3, "padding": 1, "groups": 8},
+    {"kernel_size": 4, "padding": 1, "stride": 2, "groups": 8, "bias": False},
+)
+TOLERANCE = 1e-4  # how far a fused convolution may lie from its parts one after the other
 
 
 class HalvingConvolution(nn.Module):
@@ -92,6 +99,11 @@ class FusedConvolution(nn.Module):
             known = convolution.padding_mode == "zeros" and not isinstance(convolution.padding, str)
         return known and (activation is None or type(activation) in ACTIVATIONS) and fuses()
 
+    @staticmethod
+    def can_add(activation: nn.Module | None) -> bool:
+        """Whether oneDNN applies an activation, or none, to a sum: it knows ReLU only."""
+        return activation is None or type(activation) is nn.ReLU
+
     def _arguments(self, features: Tensor) -> tuple[Any, ...]:
         given: Any = self.convolution
         weight = given.weight_for(features) if isinstance(given, HalvingConvolution) else given.weight
@@ -105,7 +117,7 @@ class FusedConvolution(nn.Module):
         return written
 
     def add_to(self, other: Tensor, features: Tensor) -> Tensor:
-        """Add the convolution of features (B, C, H, W) to a map, in its place, and activate the sum (ReLU or none)."""
+        """Add the convolution of features (B, C, H, W) to a map, in its place, and activate it; see :meth:`can_add`."""
         unary = None if self.unary == "none" else self.unary
         added: Tensor = _operators()._convolution_pointwise_.binary(
             other, *self._arguments(features), "add", 1.0, unary, self.constants, None
@@ -117,28 +129,40 @@ def _operators() -> Any:
     return torch.ops.mkldnn
 
 
-@functools.cache
 def fuses() -> bool:
-    """Whether this PyTorch has the operators, and they compute what their parts do."""
-    if not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
-        return False
-    drawn = torch.Generator().manual_seed(0)
-    last = {"memory_format": torch.channels_last}
-    features, other = (20 * torch.randn(2, 8, 5, 6, generator=drawn).contiguous(**last) for _ in range(2))  # beyond 6
-    # Its weights are drawn by a generator of its own: a training that judges must not notice.
-    convolution = nn.Conv2d(8, 8, 3, padding=1, device="meta").to_empty(device="cpu").to(**last).requires_grad_(False)
-    for parameter in convolution.parameters():
-        parameter.copy_(torch.randn(parameter.shape, generator=drawn) / 8)
+    """Whether convolutions can be fused: oneDNN is there and switched on, and the operators agree with their parts."""
+    return torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled) and operators_agree()
+
+
+@functools.cache
+def operators_agree() -> bool:
+    """Whether this PyTorch has the operators, and they say what their parts do of kinds of convolution as here."""
+    drawn = torch.Generator().manual_seed(0)  # its own: a training that judges must not notice
     try:
-        for activation in (nn.ReLU(), nn.ReLU6(), None):
-            fused = FusedConvolution(convolution, activation)
-            activate = activation or nn.Identity()
-            alone = convolution(features)
-            pairs = [(fused(features), activate(alone))]
-            if not isinstance(activation, nn.ReLU6):
-                pairs.append((fused.add_to(other.clone(**last), features), activate(other + alone)))
-            if not all(torch.allclose(*pair, rtol=TOLERANCE, atol=TOLERANCE) for pair in pairs):
-                return False
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+            return all(_agrees(_drawn_convolution(drawn, **kind), drawn) for kind in TRIED)
     except (RuntimeError, AttributeError, TypeError):
         return False
+
+
+def _drawn_convolution(drawn: torch.Generator, **kind: Any) -> nn.Conv2d:
+    given: dict[str, Any] = {**kind, "device": "meta", "dtype": torch.float32}
+    convolution = nn.Conv2d(8, 8, **given).to_empty(device="cpu").requires_grad_(False)
+    for parameter in convolution.parameters():
+        parameter.copy_(torch.randn(parameter.shape, generator=drawn, dtype=torch.float32))
+    return convolution.to(memory_format=torch.channels_last)
+
+
+def _agrees(convolution: nn.Conv2d, drawn: torch.Generator) -> bool:
+    """Whether a convolution says the same fused and in parts, with each activation and added to another map."""
+    shape, last = (2, convolution.in_channels, 9, 8), {"memory_format": torch.channels_last}
+    features = 4 * torch.randn(shape, generator=drawn, dtype=torch.float32).contiguous(**last)  # sums go beyond 6
+    alone = convolution(features)
+    for activation in (nn.ReLU(), nn.ReLU6(), None):
+        fused, activate = FusedConvolution(convolution, activation), activation or nn.Identity()
+        pairs = [(fused(features), activate(alone))]
+        if FusedConvolution.can_add(activation):
+            pairs.append((fused.add_to(alone.flip(3).contiguous(**last), features), activate(alone.flip(3) + alone)))
+        if not all(torch.allclose(*pair, rtol=TOLERANCE, atol=TOLERANCE) for pair in pairs):
+            return False
     return True

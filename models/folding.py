@@ -63,7 +63,7 @@ def _fuse(module: nn.Module) -> None:
 
 
 def _pairs(module: nn.Module) -> Sequence[tuple[str, str]]:
-    """Names of a convolution in a module and of what comes after it, once its normalisation is folded."""
+    """Names of a convolution and of what follows it: a normalisation or, once that is folded, an activation."""
     if isinstance(module, nn.Sequential):
         names = [name for name, part in module._modules.items() if type(part) is not nn.Identity]
         return list(zip(names, names[1:], strict=False))

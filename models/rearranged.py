@@ -88,16 +88,15 @@ class FineMerge(nn.Module):
     def __init__(self, merge: PyramidMerge) -> None:
         super().__init__()
         finest, *others = merge.laterals
-        activate = next(part for part in merge.activate.modules() if not isinstance(part, nn.Sequential))
         self.coarsest = others.pop()
         self.finer = nn.ModuleList(FusedConvolution(lateral) for lateral in others)
-        self.finest = FusedConvolution(finest, activate)
+        self.finest = FusedConvolution(finest, merge.activate)
 
     @staticmethod
     def of(merge: PyramidMerge) -> nn.Module:
         """Such a merge, or what was given where convolutions cannot be fused."""
-        fusable = all(FusedConvolution.can_stand_for(lateral, nn.ReLU()) for lateral in merge.laterals)
-        return FineMerge(merge) if fusable else merge
+        fusable = all(FusedConvolution.can_stand_for(lateral, merge.activate) for lateral in merge.laterals)
+        return FineMerge(merge) if fusable and FusedConvolution.can_add(merge.activate) else merge
 
     def forward(self, pyramid: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
         """Merge features at strides 4 to 32 into (B, out_channels, h, w), as large as the finest."""
@@ -179,7 +178,7 @@ class JoiningConvolution(nn.Module):
     @staticmethod
     def can_stand_for(joint: nn.Sequential) -> bool:
         """Whether these convolutions can be fused."""
-        return FusedConvolution.can_stand_for(joint[0], joint[-1])
+        return FusedConvolution.can_stand_for(joint[0], joint[-1]) and FusedConvolution.can_add(joint[-1])
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         """(B, D, h, w) of maps (B, channels, h, w) and (B, others, h, w)."""

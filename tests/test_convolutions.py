@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from models import convolutions
-from models.convolutions import FusedConvolution, HalvingConvolution, fuses
+from models.convolutions import FusedConvolution, HalvingConvolution, fuses, operators_agree
 from models.folding import folded
 from models.rearranged import JoiningConvolution, JudgingTier
 from scripts.bench_speed import _fused_counts
@@ -127,6 +127,29 @@ class Other:
         return added + 1e-3 if self.wrong == "add" else added
 
 
+class OtherLimit(Other):
+    """ReLU6 without its upper limit."""
+
+    def _convolution_pointwise(self, *given):
+        return torch.ops.mkldnn._convolution_pointwise(
+            *given[:-3], "relu" if given[-3] == "hardtanh" else given[-3], [], ""
+        )
+
+
+class OtherGroups(Other):
+    """Depthwise convolutions twice as large."""
+
+    def _convolution_pointwise(self, *given):
+        return torch.ops.mkldnn._convolution_pointwise(*given) * (2 if given[6] > 1 else 1)
+
+
+class OtherStride(Other):
+    """Convolutions of stride 2 twice as large."""
+
+    def _convolution_pointwise(self, *given):
+        return torch.ops.mkldnn._convolution_pointwise(*given) * (2 if tuple(given[4]) == (2, 2) else 1)
+
+
 class OtherReLU(Other):
     wrong = "relu"
 
@@ -143,19 +166,32 @@ class OtherSum(Other):
     wrong = "add"
 
 
-@pytest.mark.parametrize("operators", [Absent, OtherReLU, OtherReLU6, OtherPlain, OtherSum])
+@pytest.mark.parametrize(
+    "operators", [Absent, OtherReLU, OtherReLU6, OtherPlain, OtherSum, OtherLimit, OtherGroups, OtherStride]
+)
 def test_operators_that_are_absent_or_other_are_not_used(monkeypatch, operators):
     monkeypatch.setattr(convolutions, "_operators", operators)
-    assert not fuses.__wrapped__()
+    assert not operators_agree.__wrapped__()
 
 
 @needs_fusing
 @pytest.mark.filterwarnings("ignore:TF32 acceleration")  # of setting any of the library's flags
 def test_operators_that_agree_are_used_unless_the_library_is_switched_off(monkeypatch):
     monkeypatch.setattr(convolutions, "_operators", Other)
-    assert fuses.__wrapped__()
+    assert operators_agree.__wrapped__()
+    assert fuses()
     with torch.backends.mkldnn.flags(enabled=False):
-        assert not fuses.__wrapped__()
+        assert not fuses()
+
+
+@needs_fusing
+def test_operators_agree_whatever_is_the_default_where_they_are_asked():
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.autocast("cpu"):
+            assert operators_agree.__wrapped__()
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 @pytest.mark.parametrize("preset", ["small", "lite"])
@@ -210,7 +246,7 @@ def test_the_benchmark_counts_fused_work_as_that_of_the_convolution(groups):
 def test_folding_draws_no_random_number_that_a_training_would_miss():
     network = lived_in("small", 64)
     before = torch.get_rng_state()
-    fuses.__wrapped__()
+    operators_agree.cache_clear()
     folded(network)
     assert torch.equal(torch.get_rng_state(), before)
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from models.convolutions import operators_agree
 from models.gate import Gate, GateSettings
 from models.inference import crop_offsets, predict, see_all, see_none
 from models.network import Architecture, NetworkOutput, ThreeTierDCFNet
@@ -912,3 +913,29 @@ def test_the_session_is_built_with_the_options_and_the_classes_counted(tmp_path)
     assert built.trainer.class_weights.tolist() == pytest.approx([40 / 60, 2.0])
     assert built.trainer.average.decay == 0.9 and built.trainer.network.tiers[0].binary is None
     assert set(built.facts["starts"].values()) == {"random weights (--pretrained none)"}
+
+
+def test_an_epochs_sums_come_back_under_their_names():
+    totals = EpochTotals(torch.device("cpu"))
+    names = ("losses", "loss_weights", "right", "voices_right", "known", "shared", "areas")
+    for number, name in enumerate(names):
+        sums = getattr(totals, name)
+        sums += 100 * number + torch.arange(max(1, sums.numel()), dtype=torch.float64).view(sums.shape)
+    totals.images = 7
+    state = totals.state()
+    back = EpochTotals.of_state(state, torch.device("cpu"))
+    assert back.images == state["images"] == 7
+    for name in names:
+        assert torch.equal(state[name], getattr(totals, name)) and torch.equal(
+            getattr(back, name), getattr(totals, name)
+        )
+        assert state[name].data_ptr() != getattr(totals, name).data_ptr(), "later steps would change what is saved"
+
+
+def test_validating_many_images_leaves_the_trainings_random_numbers_alone():
+    """Else a run that goes on, whose process folds its first copy anew, would drop other features."""
+    trainer = make_trainer()
+    operators_agree.cache_clear()
+    before = torch.get_rng_state()
+    trainer.validate(Batches(count=64, batch=16))
+    assert torch.equal(torch.get_rng_state(), before)
