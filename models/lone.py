@@ -40,10 +40,18 @@ class LoneBackbone(nn.Module):
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
 
+    def normalised(self, rgb: Tensor) -> Tensor:
+        """Smears in [0, 1] as the backbone expects them: with ImageNet's mean and deviation."""
+        return (rgb - self.mean) / self.std
+
+    def features(self, rgb: Tensor) -> Tensor:
+        """(B, F), what the head reads of smears (B, 3, H, W) in [0, 1]."""
+        return self.rgb(self.normalised(rgb))[-1].mean(dim=(2, 3))
+
     def forward(self, rgb: Tensor, given_mask: Tensor, see_given: Tensor) -> NetworkOutput:
         """Judge smears (B, 3, H, W) in [0, 1]; the masks do not count."""
-        features = self.rgb((rgb - self.mean) / self.std)[-1].mean(dim=(2, 3))
-        logits = in_full_precision(self.head, self.dropout(features)).unsqueeze(1).expand(-1, HEADS)
+        features = self.dropout(self.features(rgb))
+        logits = in_full_precision(self.head, features).unsqueeze(1).expand(-1, HEADS)
         return NetworkOutput(logits, logits, torch.zeros_like(given_mask), [])
 
     def verdicts(self, voices: Tensor) -> Tensor:

@@ -17,8 +17,8 @@ from util.files import atomic_write
 
 HEAD_TITLES = dict(zip(HEAD_KEYS, ("Tier-I", "Tier-II", "Tier-III", "Global"), strict=True))
 VIEW_TITLES = {"as_is": "as they are", "grey": "without colour", "stain_normalised": "stain-normalised"}
-OURS, GLOBAL, COLOUR, TOGETHER = "ours", "global", "colour", "mean of the three lone networks"
-LONE = (*TIER_NAMES, COLOUR, TOGETHER)  # these say the same for every head
+OURS, GLOBAL, FROZEN, COLOUR, TOGETHER = "ours", "global", "frozen", "colour", "mean of the three lone networks"
+LONE = (*TIER_NAMES, FROZEN, COLOUR, TOGETHER)  # these say the same for every head
 Row = dict[str, Any]
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measure how well Healthy is told from Anemic: the three tiers and Global against lone networks and against colour.
+"""Measure how well Healthy is told from Anemic: the tiers and Global against lone networks, frozen features and colour.
 
     python scripts/bench_accuracy.py --dataroot AneRBC-I --out results/accuracy --seeds 0,1,2
     python scripts/bench_accuracy.py --dataroot AneRBC-I --out results/accuracy_cpu --variants ours,EfficientNet,colour
@@ -7,7 +7,8 @@
 
 Every variant is trained on the same grouped folds, with the same augmentation, schedule and seeds; each image is tested
 once a seed (by blocks: at most once, see data.splits). The three tiers use the validation images to weigh their voices,
-so their validation figures flatter them beside the lone networks', which use them for nothing. Runs that OUT/runs.jsonl
+so their validation figures flatter them beside the lone networks', which use them for nothing. The variant frozen is
+logistic regression on features of EfficientNet as it starts, which does not learn. Runs that OUT/runs.jsonl
 already holds are not repeated, so that a stopped benchmark goes on where it was. All other options are those of
 3TDCFNet_train.py and hold for every variant.
 """
@@ -15,14 +16,15 @@ already holds are not repeated, so that a stopped benchmark goes on where it was
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
@@ -41,13 +43,14 @@ from data.runs import open_options_dataset  # noqa: E402
 from data.splits import block_ids, rows_digest  # noqa: E402
 from data.stain import Restained, StainReference, grey_scaled  # noqa: E402
 from models.building import architecture, build_session, trainer_settings  # noqa: E402
+from models.frozen import FrozenBackbone, fit_head  # noqa: E402
 from models.inference import predict, see_none  # noqa: E402
-from models.lone import LoneBackbone, train_lone  # noqa: E402
-from models.network import HEADS, TIER_KEYS, TIER_NAMES, ThreeTierDCFNet  # noqa: E402
+from models.lone import Backbone, LoneBackbone, train_lone  # noqa: E402
+from models.network import HEADS, TIER_KEYS, TIER_NAMES, ThreeTierDCFNet, Tier  # noqa: E402
 from models.pretrained import load_starts  # noqa: E402
 from models.trainer import class_weights  # noqa: E402
 from options import Options, parse_options  # noqa: E402
-from scripts.accuracy_tables import COLOUR, read_runs, summary, write_tables  # noqa: E402
+from scripts.accuracy_tables import COLOUR, FROZEN, read_runs, summary, write_tables  # noqa: E402
 from util.device import choose_device, describe_device, set_seed  # noqa: E402
 from util.errors import UserError, run_door  # noqa: E402
 from util.files import make_folder  # noqa: E402
@@ -63,7 +66,9 @@ OURS = {
     "no_fusion": ("--fusion", "no"),
 }
 LONE = dict(zip(TIER_NAMES, range(len(TIER_NAMES)), strict=True))
-VARIANTS = (*OURS, *LONE, COLOUR)
+VARIANTS = (*OURS, *LONE, FROZEN, COLOUR)
+FROZEN_TIER = 1  # EfficientNet's, whose ImageNet weights are always at hand
+VARIED_LOOKS = 4  # at each training image, beside one as it is; from these the line through frozen features is drawn
 RUNS = "runs.jsonl"
 # Options that cannot change a figure, and those that would shorten or replace what is measured here.
 UNIMPORTANT = ("name", "gpu_ids", "checkpoints_dir", "cache_dir", "cache_gb", "no_cache", "num_workers", "config")
@@ -161,6 +166,12 @@ class FoldData:
         val = BatchLoader(self.learned, range(count, len(self.learned)), options.batchSize, size, **whole)
         return train, val, BatchLoader(self.tested, range(len(self.tested)), options.batchSize, size, **whole)
 
+    def unchanged(self, options: Options, device: torch.device) -> BatchLoader:
+        """The middle of each training image as it is, as large as the network's input."""
+        train, size = range(len(self.train.records)), options.fineSize
+        same = {"augment": None, "shuffle": False, "seed": options.seed}
+        return BatchLoader(self.learned, train, options.batchSize, size, device=device, **same)
+
 
 def _check_classes(side: Side, what: str) -> None:
     labels = {record.label for record in side.records if record.label is not None}
@@ -220,27 +231,51 @@ def train_ours(data: FoldData, options: Options, device: torch.device, views: in
     }
 
 
-def train_alone(tier: int, data: FoldData, options: Options, device: torch.device, views: int) -> dict[str, Any]:
-    """Train a tier's backbone as a classifier of its own, from the same start, and judge the fold's test images."""
+def lone_backbone(tier: int, options: Options) -> tuple[Backbone, dict[str, str]]:
+    """A tier's backbone without the tier before, and what it starts from."""
     whole = ThreeTierDCFNet(architecture(options))
     starts = load_starts(whole, options.pretrained, options.init_from, options.checkpoints_dir)
-    key = TIER_KEYS[tier]
-    backbone = whole.tiers[tier].rgb
-    backbone.entry = None  # there is no tier before
-    train, val, test = data.loaders(options, device)
+    backbone = cast(Tier, whole.tiers[tier]).rgb
+    backbone.entry = None
+    return backbone, {TIER_KEYS[tier]: starts[TIER_KEYS[tier]]}
+
+
+def by_epoch(train: BatchLoader) -> Callable[[int], BatchLoader]:
+    """The batches of an epoch (0-based)."""
 
     def batches(epoch: int) -> BatchLoader:
         train.set_epoch(epoch)
         return train
 
+    return batches
+
+
+def train_alone(tier: int, data: FoldData, options: Options, device: torch.device, views: int) -> dict[str, Any]:
+    """Train a tier's backbone as a classifier of its own, from the same start, and judge the fold's test images."""
+    backbone, starts = lone_backbone(tier, options)
+    train, val, test = data.loaders(options, device)
     settings = trainer_settings(options)
     settings = replace(settings, lr=settings.lr * settings.tier_lr[tier])
     weights = class_weights(options.class_weights, data.class_counts)
-    network = train_lone(LoneBackbone(backbone, architecture(options)), batches, settings, weights, device)
+    network = train_lone(LoneBackbone(backbone, architecture(options)), by_epoch(train), settings, weights, device)
     return {
         "logits": judge(network, data, test, device, see_none, views),
         "val_logits": said(network, val, device, see_none, views),
-        "starts": {key: starts[key]},
+        "starts": starts,
+    }
+
+
+def fit_frozen(data: FoldData, options: Options, device: torch.device, views: int) -> dict[str, Any]:
+    """Draw a line through the features of a backbone that does not learn, and judge the fold's test images."""
+    backbone, starts = lone_backbone(FROZEN_TIER, options)
+    train, val, test = data.loaders(options, device)
+    varied = map(by_epoch(train), range(0 if options.no_augment else VARIED_LOOKS))  # one after the other
+    looks = itertools.chain([data.unchanged(options, device)], varied)
+    network = fit_head(FrozenBackbone(backbone, architecture(options)), looks, device)
+    return {
+        "logits": judge(network, data, test, device, see_none, views),
+        "val_logits": said(network, val, device, see_none, views),
+        "starts": starts,
     }
 
 
@@ -259,6 +294,8 @@ def run_job(job: Job, data: FoldData, options: Options, device: torch.device, vi
     begun = time.perf_counter()
     if job.variant == COLOUR:
         result = train_colour(data, options)
+    elif job.variant == FROZEN:
+        result = fit_frozen(data, options, device, views)
     elif job.variant in LONE:
         result = train_alone(LONE[job.variant], data, options, device, views)
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -11,8 +12,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import roc_auc_score
 
+from models.frozen import fit_head
 from models.session import TrainingSession
 from scripts.accuracy_tables import TOGETHER, Benchmark, read_runs, summary, with_mean_of_lone, write_tables
 from scripts.bench_accuracy import main
@@ -55,6 +58,30 @@ def test_it_trains_what_is_missing_tests_every_image_once_and_writes_tables(tmp_
     assert ours["starts"]["tier1"].startswith("random weights")
     assert "ours | Tier-II" in (tmp_path / "tables.md").read_text()
     assert (tmp_path / "accuracy.svg").read_text().startswith("<?xml")
+
+
+def test_frozen_features_are_judged_as_the_networks_are(tmp_path, monkeypatch):
+    looks = []
+
+    def counted(network, epochs, device):
+        epochs = [list(batches) for batches in epochs]
+        looks.append([torch.cat([batch.rgb.flatten(1).mean(1) for batch in batches]).sort()[0] for batches in epochs])
+        return fit_head(network, epochs, device)
+
+    monkeypatch.setattr("scripts.bench_accuracy.fit_head", counted)
+    done = bench(tmp_path, "--variants", "frozen,colour", "--only_folds", "1")
+    assert done.returncode == 0, done.stderr
+    row = next(row for row in read_runs(tmp_path / "runs.jsonl") if row["variant"] == "frozen")
+    assert set(row["logits"]) == {"as_is", "grey", "stain_normalised"} and list(row["starts"]) == ["tier2"]
+    assert np.array(row["val_logits"]).shape == (len(row["val_labels"]), 4)
+    (means,) = looks
+    assert len(means) == 5  # as they are, then varied, each time otherwise
+    assert all(len(each) == len(means[0]) for each in means)
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(means, 2))
+    table = (tmp_path / "tables.md").read_text()
+    assert "| frozen | its own | without colour |" in table
+    plain = bench(tmp_path / "plain", "--variants", "frozen", "--only_folds", "1", "--no_augment")
+    assert plain.returncode == 0 and len(looks[1]) == 1 and torch.equal(looks[1][0], means[0])
 
 
 def test_an_unknown_variant_is_named(tmp_path):
