@@ -18,9 +18,8 @@ from models.network import Architecture
 from models.precision import precision
 from util.errors import UserError
 
-READ = slice(
-    0, 3
-)  # strides 4, 8 and 16: AneRBC's cells are 5 pixels across, and few images cannot weigh 1,280 channels
+# Strides 4, 8 and 16: the last one's 1,280 channels are more than some hundred images can weigh.
+READ = slice(0, 3)
 STRENGTH = 0.01  # scikit-learn's C, of standardised features
 LEAST_DEVIATION = 1e-6
 

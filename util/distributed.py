@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,9 +20,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from util.errors import UserError
+from util.errors import EXIT_USER_ERROR, UserError, visible
+from util.heartbeat import PATIENCE, Heartbeat
 
-WAIT = timedelta(minutes=30)  # for a process that still decodes the data; a lost one is noticed at once by its socket
+WAIT = timedelta(minutes=30)  # for a process that still decodes the data; a lost one is mostly noticed by its socket
 _TOLD = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 C10D: Any = torch.distributed  # its stores are not in its types
@@ -163,15 +165,31 @@ def join_ranks(device: torch.device) -> Iterator[Ranks]:
             "called by 127.0.0.1, name the network card in GLOO_SOCKET_IFNAME (docs/training.md)",
         ) from None
     ranks = Ranks(torch.distributed.get_rank(), torch.distributed.get_world_size())
+    heartbeat = _heartbeat(store, ranks)
+    well = False
     try:
         yield ranks
+        well = True
     except RuntimeError as error:
         if not says_lost(error):
             raise
-        raise lost_error(ranks, error) from None
+        raise lost_error(ranks, str(error) or type(error).__name__) from None
     finally:
         with contextlib.suppress(RuntimeError):
             torch.distributed.destroy_process_group()
+        heartbeat.close(well=well)
+
+
+def _heartbeat(store: Any, ranks: Ranks) -> Heartbeat:
+    """What ends this process where another one is lost and the operation that waits for it does not notice."""
+    stderr = sys.stderr  # as it is now: later the first process alone may speak
+
+    def end(other: int) -> None:
+        error = lost_error(ranks, f"nothing was heard of process {other} for {PATIENCE:.0f} s")
+        print(f"error: {visible(str(error))}", file=stderr, flush=True)
+        os._exit(EXIT_USER_ERROR)  # the main thread waits where no exception reaches it; files are whole at any moment
+
+    return Heartbeat(store.clone(), ranks.rank, ranks.world, end, PATIENCE)
 
 
 def _store(rank: int, world: int) -> Any:
@@ -215,12 +233,12 @@ def says_lost(error: RuntimeError) -> bool:
     )
 
 
-def lost_error(ranks: Ranks, error: RuntimeError) -> UserError:
+def lost_error(ranks: Ranks, found: str) -> UserError:
     """What to tell the user when a process of the run was lost."""
     return UserError(
         f"process {ranks.rank} of {ranks.world} has lost one of the others",
         expected="all of them alive until the end of the run",
-        found=str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__,
+        found=found.strip().splitlines()[0][:200],
         remedy="see what the lost one printed (killed? out of memory?), then go on with --continue_train on any number "
         "of processes",
     )
