@@ -63,7 +63,8 @@ def predict(options: Any, panel: Panel, device: Any, found: Unlabelled, results:
     print(found.summary(), *found.notes, sep="\n", flush=True)
     with sole_writer(results, remedy="wait until it is done, or write elsewhere (--results_dir)"):
         make_folder(results)
-        cells = cell_stage(options, device, results, Path(options.checkpoints_dir) / options.name)
+        run_folder = Path(options.checkpoints_dir) / options.name
+        cells = cell_stage(options, device, results, run_folder, synthetic=found.synthetic)
         run = PredictRun(panel, device, results, options, cells=cells)
         workers = options.num_workers or None
         masks = {"otsu": panel.by_otsu, "masks": panel.sees_otsu}

@@ -76,7 +76,7 @@ def test_run(options: Any) -> int:
         out_of_memory_told(options.batchSize),
         written_beside(results) as unfinished,
     ):
-        cells = cell_stage(options, device, unfinished, folder.folder)
+        cells = cell_stage(options, device, unfinished, folder.folder, synthetic=data.facts["synthetic"])
         run = TestRun(saved, device, unfinished, options, folder, binary_sees=binary_sees, cells=cells)
         for side in options.splits:
             run.judge(side, data)

@@ -96,6 +96,7 @@ class CellStage:
         pages: images that get a page of their own.
         head: the learned severity, or None.
         limit: severity score from which the rule that ``analyse`` follows says Chronic.
+        synthetic: whether the images were drawn by a programme, which their pages then say.
     """
 
     def __init__(
@@ -105,10 +106,12 @@ class CellStage:
         pages: int,
         head: SeverityHead | None = None,
         limit: float | None = None,
+        *,
+        synthetic: bool = False,
     ) -> None:
         self.analyse, self.results, self.head = analyse, results, head
         self.limit = SeverityRule().limit(None) if limit is None else limit
-        self.gallery = CellGallery(results, pages=pages)
+        self.gallery = CellGallery(results, pages=pages, synthetic=synthetic)
         self._one_large = Lock()
 
     def files(self) -> CellFiles:
@@ -161,7 +164,7 @@ class CellStage:
         return cells
 
 
-def cell_stage(options: Any, device: Any, results: Path, run: Path) -> CellStage | None:
+def cell_stage(options: Any, device: Any, results: Path, run: Path, *, synthetic: bool = False) -> CellStage | None:
     """Module-II as a command's options ask for it; None with ``--cells no``.
 
     Args:
@@ -169,6 +172,7 @@ def cell_stage(options: Any, device: Any, results: Path, run: Path) -> CellStage
         device: where the cell finder runs.
         results: the results folder.
         run: the run's folder, which may hold a learned severity.
+        synthetic: whether the images were drawn by a programme.
 
     Raises:
         UserError: the weights of the cell finder, or the learned severity, are damaged.
@@ -184,7 +188,8 @@ def cell_stage(options: Any, device: Any, results: Path, run: Path) -> CellStage
         )
         head = None
     analyser = build_analyser(options, device)
-    return CellStage(analyser, results, options.cell_pages, head, analyser.rule.limit(analyser.um_per_px))
+    limit = analyser.rule.limit(analyser.um_per_px)
+    return CellStage(analyser, results, options.cell_pages, head, limit, synthetic=synthetic)
 
 
 def written_mask(

@@ -73,6 +73,13 @@ def written(folder, given, **changed):
     return Page(folder / row.page), gallery
 
 
+def test_the_page_of_a_drawn_smear_says_so_and_that_of_another_does_not(tmp_path):
+    for drawn in (True, False):
+        gallery = CellGallery(tmp_path / str(drawn), synthetic=drawn)
+        page = Page(tmp_path / str(drawn) / gallery.add(index=0, **synthetic()).page)
+        assert ("SYNTHETIC DATA." in page.text) is drawn
+
+
 def main_page(folder, gallery, count=1):
     names = [row.name for row in gallery.rows()][:count]
     rows = [image_row(name, i, **gallery.image_fields(i)) for i, name in enumerate(names)]

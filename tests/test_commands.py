@@ -81,6 +81,12 @@ def tested(trained, smears):
     return trained / "results" / "SEG" / "test_latest"
 
 
+def test_every_page_of_drawn_smears_says_so(tested):
+    pages = list(tested.rglob("*.html"))
+    assert len(pages) > 1
+    assert [page.name for page in pages if "SYNTHETIC DATA." not in page.read_text()] == []
+
+
 def test_training_leaves_what_the_contract_names(trained):
     run = trained / "checkpoints" / "SEG"
     names = {path.name for path in run.iterdir()}

@@ -356,6 +356,20 @@ def test_the_cells_of_every_image_are_written(runs, some, tmp_path, monkeypatch,
     assert not list(out.glob(".*")), "nothing half-written is left"
 
 
+def test_the_pages_of_drawn_smears_say_so(runs, some, tmp_path, monkeypatch, fake_finder):
+    write_dataset(tmp_path / "drawn", count=2, seed=3, size=128, workers=1)
+    for root, drawn in (("drawn", True), ("some", False)):
+        assert (
+            call(
+                "predict", f"--dataroot {root} --name SEG --gpu_ids -1 --checkpoints_dir {runs}", monkeypatch, tmp_path
+            )
+            == 0
+        )
+        pages = list((tmp_path / "results" / "SEG" / "predict_latest").rglob("*.html"))
+        assert len(pages) >= 3  # the page of all, and the cells' of each
+        assert all(("SYNTHETIC DATA." in page.read_text()) is drawn for page in pages)
+
+
 def test_a_second_prediction_leaves_nothing_of_the_first(runs, some, tmp_path, monkeypatch, fake_finder):
     line = f"--name SEG --gpu_ids -1 --checkpoints_dir {runs}"
     assert call("predict", f"{line} --dataroot some", monkeypatch, tmp_path) == 0

@@ -24,6 +24,7 @@ from util.cell_figures import LEFT_OUT, NOT_JUDGED, Bins, Shape
 from util.figures import counted, is_number
 from util.files import atomic_write
 from util.report import Tags, document_head, outside, printable, save_thumbnail
+from util.report_parts import SYNTHETIC
 from util.results import encoded_image, leads_out
 
 EN_DASH = "\N{EN DASH}"
@@ -87,8 +88,13 @@ def page_path(stem: str) -> str:
     return f"cells/{stem}.html"
 
 
-def write_cell_page(folder: Path, smear: SmearShown) -> None:
+def write_cell_page(folder: Path, smear: SmearShown, *, synthetic: bool = False) -> None:
     """Write ``folder/cells/<stem>.html`` and its picture, atomically, the page last.
+
+    Args:
+        folder: the results folder.
+        smear: what to show.
+        synthetic: whether it was drawn by a programme, which the page then says.
 
     Raises:
         UserError: a file cannot be written.
@@ -104,7 +110,9 @@ def write_cell_page(folder: Path, smear: SmearShown) -> None:
     page = dominate.document(title=f"Cells of {printable(smear.name)}", lang="en")
     page.head.add(*document_head(script, cell_style()))
     home = "../" * page_path(smear.stem).count("/")
-    page.body.add(_header(smear, home), tags.main(*_sections(smear, "./" + quoted(picture.name)), cls="wide"))
+    page.body.add(
+        _header(smear, home, synthetic), tags.main(*_sections(smear, "./" + quoted(picture.name)), cls="wide")
+    )
     page.body.add(_footer(home), tags.script(raw(script)))
     atomic_write(path, page.render(pretty=False), make_parents=True)
 
@@ -158,14 +166,16 @@ def diameters(cells: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) ->
 # --- the frame of the page ------------------------------------------------------------------------------------------
 
 
-def _header(smear: SmearShown, home: str) -> Any:
+def _header(smear: SmearShown, home: str, synthetic: bool) -> Any:
     from dominate import tags
 
     items = tags.ul(cls="notices")
     items.add(tags.li(tags.b("Research use only."), RULE_NOTE, cls="notice"))
-    sign = "\N{WARNING SIGN}\N{VARIATION SELECTOR-15} Warning."
-    for warning in smear.warnings:
-        items.add(tags.li(tags.b(sign), outside(warning), cls="notice strong"))
+    grave = [SYNTHETIC] if synthetic else []
+    grave += [("Warning.", warning) for warning in smear.warnings]
+    for heading, text in grave:
+        sign = f"\N{WARNING SIGN}\N{VARIATION SELECTOR-15} {heading}"
+        items.add(tags.li(tags.b(sign), outside(text), cls="notice strong"))
     back = tags.a("\N{LEFTWARDS ARROW} All images", href=f"{home}index.html#severity")
     eyebrow = tags.p("3-TierDCFNet \N{MIDDLE DOT} Module-II", cls="eyebrow")
     return tags.header(

@@ -108,10 +108,11 @@ class CellGallery:
     Args:
         folder: the results folder.
         pages: how many images get a page of their own: those whose index is below it.
+        synthetic: whether the images were drawn by a programme, which their pages then say.
     """
 
-    def __init__(self, folder: Path, *, pages: int = 100) -> None:
-        self.folder, self.pages = folder, pages
+    def __init__(self, folder: Path, *, pages: int = 100, synthetic: bool = False) -> None:
+        self.folder, self.pages, self.synthetic = folder, pages, synthetic
         self._rows: dict[int, GalleryRow] = {}
         self._totals = _Totals()
         self._lock = Lock()
@@ -159,7 +160,7 @@ class CellGallery:
         row = _row(index, shown, page_path(stem) if index < self.pages else None)
         self._keep(row, shown)
         if row.page is not None:
-            write_cell_page(self.folder, shown)
+            write_cell_page(self.folder, shown, synthetic=self.synthetic)
         return row
 
     def recall(

@@ -7,6 +7,7 @@ from typing import Any
 
 from util.figures import HEADS, SPLITS, counted
 from util.report_content import Report, head_name, headline_split, provenance_of
+from util.report_parts import SYNTHETIC
 
 
 def notices(report: Report) -> list[tuple[bool, str, str]]:
@@ -14,8 +15,7 @@ def notices(report: Report) -> list[tuple[bool, str, str]]:
     provenance, split = provenance_of(report), headline_split(report)
     found = [(False, "Research use only.", "Not for diagnosis, treatment or any other clinical decision.")]
     if provenance.get("synthetic"):
-        text = "These smears were drawn by a programme; nothing here speaks about patients."
-        found.append((True, "SYNTHETIC DATA.", text))
+        found.append((True, *SYNTHETIC))
     found += _mask_notice(provenance.get("binary_from"))
     if split is not None and split != "test":
         name = SPLITS.get(split, split).lower()

@@ -9,6 +9,8 @@ from typing import Any
 from util.figures import EM_DASH, interval_text
 from util.report_content import printable
 
+SYNTHETIC = ("SYNTHETIC DATA.", "Drawn by a programme; nothing here speaks about patients.")  # on every page of such
+
 
 def outside(text: Any) -> Any:
     """A text from outside, in an element of its own so that a right-to-left name cannot turn its neighbours round."""
