@@ -93,12 +93,15 @@ def run_epochs(options: Options, data: Any, session: Any, view: Any) -> None:
 
 
 def learn_from_the_end(options: Options, data: Any, session: Any, device: Any) -> None:
-    """After the last epoch: the severity from the cells, and what the training images are like to the network."""
+    """After the last epoch: severity by cells, the line that tests compare with, what the training images are like."""
+    from models.frozen import learn_line
     from models.grading import learn_severity_of_run
     from models.novelty import learn
     from util.runlog import BEST, LATEST
 
     learn_severity_of_run(options, data, session.folder, device)
+    batches, _ = data.whole(device)
+    learn_line(session.folder.folder, batches, options.fineSize, device, count=len(batches))
     for weights in map(session.folder.weights, (LATEST, BEST)):
         if weights.is_file():
             batches, groups = data.whole(device)

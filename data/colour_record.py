@@ -12,8 +12,8 @@ import torch
 from data.colour import ColourScore, colour_statistics, feature_names, held_out
 from data.loader import DecodedSmears
 from data.records import CLASS_NAMES, SmearRecord
-from data.run_record import RecordFile
 from util.arrays import Arrays
+from util.run_record import RecordFile
 
 
 class ColourRecord(NamedTuple):

@@ -11,8 +11,8 @@ import PIL
 import torch
 
 from data.loader import DECODING_VERSION, DecodedSmears, planes_of
-from data.run_record import RecordFile
 from util.arrays import Arrays
+from util.run_record import RecordFile
 
 _DIGEST_BYTES = 16
 _READ_AT_ONCE = 64  # masks

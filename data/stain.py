@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from data.loader import Batch, DecodedSmears, planes_of
-from data.run_record import RecordFile
 from util.arrays import Arrays
+from util.run_record import RecordFile
 
 _MOST_PIXELS = 12_000  # of a training image: more add nothing to means and deviations
 _MEASURED_AT_ONCE = 64  # images

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,8 @@ from models.convolutions import FusedConvolution, HalvingConvolution
 from models.network import ThreeTierDCFNet
 from models.rearranged import pad_outputs, rearrange
 
+Network = TypeVar("Network", bound=nn.Module)
+
 SMALLEST_SCALE = 1e-20  # below it a channel is its shift alone; dividing by less would overflow
 # timm's names of a convolution and the normalisation after it: in EfficientNet itself and in its two kinds of block.
 ENDS = (("conv_stem", "bn1"), ("conv_head", "bn2"))
@@ -25,11 +27,11 @@ SEPARABLE = (("conv_dw", "bn1"), ("conv_pw", "bn2"))
 INVERTED = (("conv_pw", "bn1"), ("conv_dw", "bn2"), ("conv_pwl", "bn3"))
 
 
-def folded(network: ThreeTierDCFNet) -> ThreeTierDCFNet:
+def folded(network: Network) -> Network:
     """A copy of a network for judging alone, in evaluation and without gradients; the network itself stays as it is.
 
-    The copy keeps the weights as they are now: make another one once they have changed. It cannot be trained, and its
-    state has other names, so it is never saved.
+    It may also be a lone backbone. The copy keeps the weights as they are now: make another one once they have
+    changed. It cannot be trained, and its state has other names, so it is never saved.
     """
     quick = copy.deepcopy(network).eval().requires_grad_(False)
     with torch.no_grad():
@@ -40,14 +42,15 @@ def folded(network: ThreeTierDCFNet) -> ThreeTierDCFNet:
             if hasattr(module, "conv_dw"):
                 _fold_named(module, _pairs(module))
         numbers = [*network.state_dict().values(), *quick.parameters()]  # as they were, and as folding made them
-        rearranges = quick.mean.device.type == "cpu" and all(tensor.isfinite().all() for tensor in numbers)
+        rearranges = numbers[0].device.type == "cpu" and all(tensor.isfinite().all() for tensor in numbers)
         for module in list(quick.modules()):
             for name, child in list(module.named_children()):
                 if isinstance(child, nn.Conv2d) and HalvingConvolution.can_stand_for(child):
                     setattr(module, name, HalvingConvolution(child))
         # Of weights that are not finite a fused convolution could make verdicts that are: see there.
         if rearranges:
-            rearrange(quick)
+            if isinstance(quick, ThreeTierDCFNet):
+                rearrange(quick)
             for module in list(quick.modules()):
                 _fuse(module)
     return quick

@@ -6,18 +6,30 @@ called a linear probe (Alain & Bengio, ICLR workshop 2017).
 
 from __future__ import annotations
 
+import hashlib
+import sys
 from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
-from models.inference import SmearBatch
+from models.folding import folded
+from models.inference import SmearBatch, predict, see_none
 from models.lone import Backbone, LoneBackbone
-from models.network import Architecture
+from models.network import HEADS, Architecture, ThreeTierDCFNet
 from models.precision import precision
+from models.pretrained import imagenet_backbone
+from util.arrays import Arrays
 from util.errors import UserError
+from util.run_record import RecordFile
+from util.runlog import FROZEN_LINE
 
+TIER = 1  # 0-based: EfficientNet-Lite0, the one whose ImageNet weights come as a package
 # Strides 4, 8 and 16: the last one's 1,280 channels are more than some hundred images can weigh.
 READ = slice(0, 3)
 STRENGTH = 0.01  # scikit-learn's C, of standardised features
@@ -84,3 +96,133 @@ def fit_head(network: FrozenBackbone, epochs: Iterable[Iterable[SmearBatch]], de
     network.head.weight.copy_(torch.from_numpy(weight)[None])
     network.head.bias.fill_(float(line.intercept_[0] - weight @ mean))
     return network
+
+
+# --- the line that a run keeps, for its tests ------------------------------------------------------------------------
+
+
+class FrozenLine(NamedTuple):
+    """A fitted head.
+
+    Attributes:
+        weight: float32 (F,), of the features as they are.
+        bias: of the logit of Anemic.
+        backbone: SHA-256 of the backbone's weights; through other features it is no line at all.
+        images: how many training images it was fitted on.
+    """
+
+    weight: npt.NDArray[np.float32]
+    bias: float
+    backbone: str
+    images: int
+
+
+def _checked(stored: Arrays) -> FrozenLine:
+    weight, bias, backbone, images = (stored[name] for name in FrozenLine._fields)
+    single = bias.size == backbone.size == images.size == 1
+    if weight.ndim != 1 or not single or weight.dtype.kind != "f" or bias.dtype.kind != "f" or images.dtype.kind != "i":
+        raise ValueError(f"weight {weight.dtype}{weight.shape}, bias {bias.dtype}{bias.shape}")
+    if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
+        raise ValueError("numbers that are not finite")
+    return FrozenLine(weight.astype(np.float32), float(bias.item()), str(backbone.item()), int(images.item()))
+
+
+LINE = RecordFile(
+    FROZEN_LINE, FrozenLine._fields, _checked, what="the line through frozen features", without="the frozen baseline"
+)
+
+
+def frozen_lite0(fine_size: int) -> FrozenBackbone | None:
+    """EfficientNet-Lite0 with ImageNet weights and a head that is not fitted yet; the network is not asked.
+
+    Args:
+        fine_size: side of the input, pixels.
+
+    Returns:
+        It, or None where no usable weights are on this computer, which is said on stderr where there are damaged ones.
+    """
+    try:
+        backbone = imagenet_backbone(TIER)
+    except UserError as error:
+        print(f"warning: {error}\nwarning: so there is no baseline of frozen features", file=sys.stderr, flush=True)
+        return None
+    return None if backbone is None else FrozenBackbone(cast(Backbone, backbone), Architecture("full", fine_size, 0.0))
+
+
+def learn_line(
+    folder: Path, batches: Iterable[SmearBatch], fine_size: int, device: torch.device, *, count: int | None = None
+) -> FrozenLine | None:
+    """Fit the line through a run's training images, as they are, and keep it in the run's folder.
+
+    Args:
+        folder: of the run.
+        batches: the training images, whole, at loadSize.
+        fine_size: side of the network's input, pixels.
+        device: CPU or one GPU.
+        count: how many batches there are, for the progress bar.
+
+    Returns:
+        What was written; None where no ImageNet weights are on this computer, and then no file is there.
+
+    Raises:
+        UserError: the images are of one class, or the file cannot be written.
+    """
+    network = frozen_lite0(fine_size)
+    if network is None:
+        LINE.remove(folder)
+        return None
+    images = 0
+
+    def looked() -> Iterable[SmearBatch]:
+        nonlocal images
+        for batch in tqdm(batches, desc="frozen features", unit="batch", total=count, leave=False):
+            images += int((batch.label >= 0).sum())
+            yield batch
+
+    digest = _digest(network.rgb)
+    head = fit_head(_quick(network, device), [looked()], device).head
+    line = FrozenLine(head.weight[0].cpu().numpy(), float(head.bias), digest, images)
+    LINE.write(folder, line)
+    return line
+
+
+def frozen_chances(
+    line: FrozenLine | None, batches: Iterable[SmearBatch], fine_size: int, device: torch.device, *, views: int = 1
+) -> npt.NDArray[np.float64] | None:
+    """Judge images by the line, looked at as the network looks at them.
+
+    Args:
+        line: of the run.
+        batches: of images at loadSize, in order.
+        fine_size: side of the network's input, pixels.
+        device: CPU or one GPU.
+        views: see ``models.inference.predict``.
+
+    Returns:
+        (N,) probabilities of Anemic; None where there is no line, or none through weights that are on this computer.
+    """
+    network = frozen_lite0(fine_size) if line is not None else None
+    if line is None or network is None or _digest(network.rgb) != line.backbone:
+        return None
+    if line.weight.shape != network.head.weight[0].shape:
+        return None
+    with torch.no_grad():
+        network.head.weight.copy_(torch.from_numpy(line.weight)[None])
+        network.head.bias.fill_(line.bias)
+    judge = cast(ThreeTierDCFNet, _quick(network, device))  # it answers as one does
+    said = [part.logits[:, HEADS - 1] for part in predict(judge, batches, device, see_none, views=views)]
+    return torch.sigmoid(torch.cat(said).double()).cpu().numpy()
+
+
+def _quick(network: FrozenBackbone, device: torch.device) -> FrozenBackbone:
+    return folded(network.to(device).to(memory_format=torch.channels_last))
+
+
+def _digest(backbone: nn.Module) -> str:
+    """SHA-256 of a backbone's weights and statistics, names included."""
+    found = hashlib.sha256()
+    for name, tensor in backbone.state_dict().items():
+        if not name.endswith("num_batches_tracked"):  # nothing reads these, and some files lack them
+            found.update(name.encode())
+            found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()

@@ -125,6 +125,23 @@ def _published_starts(network: ThreeTierDCFNet, *, required: bool) -> dict[str, 
     return starts
 
 
+def imagenet_backbone(tier: int) -> nn.Module | None:
+    """A tier's (0-based) RGB backbone of the published size and without a tier before, with its ImageNet weights.
+
+    Returns:
+        It, on the CPU; None where no such weights are on this computer. The network is not asked.
+
+    Raises:
+        UserError: they are damaged, or of another layout.
+    """
+    found = PUBLISHED[tier].local()
+    if found is None:
+        return None
+    backbone = TIER_BACKBONES[tier](3, STANDARD)
+    _fill(backbone, found[1])
+    return backbone
+
+
 def _read_run(path: Path) -> dict[str, Any]:
     """What a run saved with its weights.
 

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from models.assessment import PictureWriter, Pixels, SideResult, Smear, probabilities
 from models.cell_files import remove_begun
 from models.cell_stage import CellStage, severity_metrics
+from models.frozen import LINE, frozen_chances
 from models.gradcam import look
 from models.inference import Prediction, SmearBatch, predict, see_all, see_none
 from models.network import ThreeTierDCFNet
@@ -31,6 +32,7 @@ from util.metrics import classification_metrics
 from util.provenance import commit
 from util.replace_results import FOLDERS, PAGE, TABLES
 from util.report import ImageRow, Report, write_report
+from util.report_content import BASELINES, margin_over
 from util.report_gradcam import GradCams, chosen_images
 from util.report_scores import Judged, difference, operating_point, unit_verdicts
 from util.results import output_stems, write_json, write_predictions
@@ -38,6 +40,12 @@ from util.runlog import RunFolder, plain
 
 METRICS_SCHEMA = 2  # docs/metrics.schema.json describes it
 PICTURED = "test"  # the side whose masks and pictures are written
+# Of a classifier that the network has to beat: what is said where it is missing.
+WITHOUT = {
+    "colour": "There is no colour baseline: the run kept no colours of both classes measured at this --loadSize.",
+    "frozen": "There is no baseline of frozen features: the run kept no line through them, or the ImageNet weights that"
+    " it was drawn through are not on this computer.",
+}
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "scipy", "scikit-learn", "scikit-image")
 
 
@@ -124,14 +132,15 @@ class TestRun:
         self.binary_sees, self.cells = binary_sees, cells
         self.saved, self.device, self.results, self.options, self.folder = saved, device, results, options, folder
         self.network = network_to_run(saved, device, options.backend)
+        self.line = LINE.read(folder.folder)
         self._clear()
         self.metrics: dict[str, Any] = {}
         self.segmentation: dict[str, Any] | None = None
         self.judged: dict[str, Judged] = {}
-        self.baseline: dict[str, Any] | None = None
+        self.baselines: dict[str, dict[str, Any] | None] = dict.fromkeys(BASELINES)
         self.figures: dict[str, Any] | None = None  # what metrics.json holds, once it is written
-        self.margin: dict[str, Any] | None = None
-        self.colours: list[float] | None = None
+        self.margins: dict[str, dict[str, Any] | None] = {margin_over(name): None for name in BASELINES}
+        self.baseline_chances: dict[str, list[float]] = {}
         self.robustness: dict[str, Any] | None = None
         self.severity: dict[str, Any] | None = None
         self.masks_written: dict[str, int] = {}
@@ -276,8 +285,8 @@ class TestRun:
                 "verdicts": self._verdicts(),
                 "segmentation": self.segmentation,
                 "severity": self.severity,
-                "baselines": {"colour": self.baseline},
-                "differences": {"global_less_colour": self.margin},
+                "baselines": self.baselines,
+                "differences": self.margins,
                 "robustness": self.robustness,
                 "tiers_opened": self.saved.facts["tiers_opened"],
                 "provenance": self._provenance(data),
@@ -295,12 +304,33 @@ class TestRun:
             found[unit] = by_side if any(by_side.values()) else None
         return found
 
-    def _against_colours(self, chances: np.ndarray) -> None:
-        """Score what colours alone say of the test images, and how much better Global is on the same images."""
-        judged = self.judged[PICTURED]
-        self.baseline = classification_metrics(judged.label, chances, judged.group, **self._interval)
-        margin = difference(judged.label, judged.probability["global"], chances, judged.group, **self._interval)
-        self.margin, self.colours = {"split": PICTURED, **margin}, chances.tolist()
+    def _against_baselines(self, data: SidesToTest) -> None:
+        """Score what cheap classifiers say of the test images, and how much better Global is on the same images."""
+        judged = self.judged.get(PICTURED)
+        if judged is None:
+            return
+        for name, say in {"colour": self._colours_say, "frozen": self._frozen_say}.items():
+            chances = say(data)
+            if chances is None:
+                continue
+            self.baselines[name] = classification_metrics(judged.label, chances, judged.group, **self._interval)
+            margin = difference(judged.label, judged.probability["global"], chances, judged.group, **self._interval)
+            self.margins[margin_over(name)] = {"split": PICTURED, **margin}
+            self.baseline_chances[name] = chances.tolist()
+
+    def _colours_say(self, data: SidesToTest) -> np.ndarray | None:
+        return data.colour_chances(PICTURED, self.options.seed)
+
+    def _frozen_say(self, data: SidesToTest) -> np.ndarray | None:
+        """(N,) chances of Anemic of the labelled test images by a line through features that were not trained."""
+        batches = data.batches(PICTURED, self.device)
+        if self.line is None or batches is None:
+            return None
+        shown = tqdm(batches, desc="judging test, frozen features", unit="batch", total=len(batches))
+        size, views = self.saved.network.architecture.fine_size, self.options.test_views
+        chances = frozen_chances(self.line, shown, size, self.device, views=views)
+        known = [smear.label is not None for smear in data.sides[PICTURED].records]
+        return None if chances is None else chances[known]
 
     def _provenance(self, data: SidesToTest) -> dict[str, Any]:
         facts = self.saved.facts
@@ -349,10 +379,8 @@ class TestRun:
             warnings.append("The network was trained on synthetic smears only and is tested here on other data.")
         if self.masks_written.get("otsu"):
             warnings.append("The network never saw a true mask: the masks here are Otsu's thresholds, not its own.")
-        if self.metrics.get(PICTURED) and self.baseline is None:
-            warnings.append(
-                "There is no colour baseline: the run kept no colours of both classes measured at this --loadSize."
-            )
+        if self.metrics.get(PICTURED):
+            warnings += [why for name, why in WITHOUT.items() if self.baselines[name] is None]
         leaks = data.facts["leaks"]
         if leaks["count"]:
             warnings.append(f"The split leaks, and this was accepted (--leaks report): {leaks['first'][0]}.")
@@ -369,9 +397,7 @@ class TestRun:
 
     def write_report(self, data: SidesToTest) -> Path:
         """Write metrics.json and the page, the page last, and return its path."""
-        colours = data.colour_chances(PICTURED, self.options.seed) if PICTURED in self.judged else None
-        if colours is not None:
-            self._against_colours(colours)
+        self._against_baselines(data)
         self.figures = content = self.content(data)
         write_json(self.results / "metrics.json", content)
         report = Report(
@@ -379,7 +405,7 @@ class TestRun:
             metrics=content,
             images=self.rows,
             cells=self.cells.gallery if self.cells else None,
-            colours=self.colours,
+            baseline_chances=self.baseline_chances,
             gradcam=self._looked(data),
             gate_log=self.folder.gate_rows(),
             history=self.folder.history(),

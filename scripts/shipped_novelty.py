@@ -5,7 +5,8 @@
     python scripts/shipped_novelty.py --measure AneRBC-I --name SEG --side test
     python scripts/shipped_novelty.py --measure chula_rbc12/Dataset --name SEG
 
-A training keeps this by itself; the script is for weights that were trained before, such as those that are shipped.
+Learning also draws the line through frozen features that a test compares with. A training keeps both by itself; the
+script is for weights that were trained before, such as those that are shipped.
 The labelled images of the run's training side are found among --smears by their pixels, whatever their names are.
 """
 
@@ -28,6 +29,7 @@ from data.contents import describe_contents  # noqa: E402
 from data.loader import Batch  # noqa: E402
 from data.split_file import SplitRow, read_split  # noqa: E402
 from data.unlabelled import SmearStream, Unlabelled, batches_of, find_smears  # noqa: E402
+from models.frozen import learn_line  # noqa: E402
 from models.judges import NetworkJudge, Panel, trained_size  # noqa: E402
 from models.novelty import Novelty, learn, reference_path  # noqa: E402
 from models.saved import load_network  # noqa: E402
@@ -140,6 +142,10 @@ def main() -> None:
         if reference is None:
             raise UserError("too few images to learn from", found=str(len(of)))
         print(f"{reference_path(weights)}: {reference_path(weights).stat().st_size} bytes")
+        stream = SmearStream(found, size, 8, otsu=False)
+        fine_size = saved.network.architecture.fine_size
+        line = learn_line(folder.folder, labelled(stream, of, size), fine_size, torch.device("cpu"))
+        print(f"a line through frozen features of {line.images} images" if line else "no ImageNet weights, no line")
     if given.measure:
         side = [row for row in rows if row.split == given.side and row.label is not None]
         found = of_side(given.measure, side)[0] if given.side else find_smears(given.measure)

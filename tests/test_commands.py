@@ -18,9 +18,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.linear_model import LogisticRegression
 
 from data.splits import read_split, write_split
 from data.synthetic_writer import write_dataset
+from models.frozen import LINE
+from models.pretrained import imagenet_backbone
 from util.checkpoint import load_checkpoint, save_checkpoint
 from util.errors import UserError
 
@@ -167,21 +170,53 @@ def test_the_colour_baseline_is_scored_on_the_same_test_images_and_shown(tested)
     baseline = metrics["baselines"]["colour"]
     assert baseline["n"] == metrics["splits"]["test"]["global"]["n"]
     assert set(baseline["ci95"]) == set(metrics["splits"]["test"]["global"]["ci95"])
-    assert "Baseline: colour" in (tested / "index.html").read_text()
+    assert "Colours alone" in (tested / "index.html").read_text()
     assert metrics["provenance"]["leaks"] == {"count": 0, "first": [], "near_duplicates": "checked"}
     assert metrics["provenance"]["severity"].startswith("severity: from labels (truth.csv)")
     voices = metrics["provenance"]["voices"]
     assert [len(row) for row in voices] == [4] * 4 and voices[0][1:] == [0, 0, 0]
 
 
-def test_a_test_without_a_colour_baseline_says_so(trained, smears, tmp_path, monkeypatch):
+def test_the_frozen_baseline_is_the_line_that_the_training_drew(trained, tested, smears):
+    """Features, line and verdicts once more, by means of PyTorch and scikit-learn alone."""
+    line = LINE.read(trained / "checkpoints" / "SEG")
+    sides = {"train": "predictions_train.csv", "test": "predictions.csv"}
+    backbone, features, labels = imagenet_backbone(1).eval(), {}, {}
+    for side, name in sides.items():
+        with (tested / name).open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        labels[side] = np.array([row["label_true"] == "Anemic" for row in rows]).astype(int)
+        files = [Image.open(smears / row["image"]).convert("RGB") for row in rows]
+        images = [file.resize((64, 64), Image.Resampling.BILINEAR, reducing_gap=2.0) for file in files]
+        rgb = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 255
+        mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]]).view(2, 1, 3, 1, 1)
+        with torch.no_grad():
+            pyramid = backbone((rgb - mean) / std)[:3]
+        features[side] = torch.cat([scale.mean(dim=(2, 3)) for scale in pyramid], dim=1).numpy()
+    assert line.images == len(labels["train"])
+    usual, spread = features["train"].mean(axis=0), features["train"].std(axis=0)
+    fitted = LogisticRegression(C=0.01, max_iter=1000).fit((features["train"] - usual) / spread, labels["train"])
+    chances = fitted.predict_proba((features["test"] - usual) / spread)[:, 1]
+    metrics = json.loads((tested / "metrics.json").read_text())
+    found, margin = metrics["baselines"]["frozen"], metrics["differences"]["global_less_frozen"]
+    assert found["brier"] == pytest.approx(np.mean((chances - labels["test"]) ** 2), abs=1e-4)
+    assert found["n"] == metrics["splits"]["test"]["global"]["n"] == margin["n"]
+    assert margin["auroc"]["value"] == pytest.approx(metrics["splits"]["test"]["global"]["auroc"] - found["auroc"])
+    page = (tested / "index.html").read_text()
+    assert "Frozen features" in page and "better than frozen features (AUROC)" in page
+
+
+def test_a_test_without_the_baselines_says_so(trained, smears, tmp_path, monkeypatch):
     shutil.copytree(trained / "checkpoints", tmp_path / "checkpoints")
     (tmp_path / "checkpoints" / "SEG" / "colour_statistics.npz").unlink()
+    (tmp_path / "checkpoints" / "SEG" / "frozen_line.npz").unlink()
     line = f"--dataroot {smears} --name SEG --gpu_ids -1 --loadSize 64 --fineSize 64 --resamples 100 --splits test"
     assert call("test", line, monkeypatch, tmp_path) == 0
     results = tmp_path / "results" / "SEG" / "test_latest"
-    assert json.loads((results / "metrics.json").read_text())["baselines"]["colour"] is None
-    assert "There is no colour baseline" in (results / "index.html").read_text()
+    assert json.loads((results / "metrics.json").read_text())["baselines"] == {"colour": None, "frozen": None}
+    page = (results / "index.html").read_text()
+    assert "There is no colour baseline" in page and "There is no baseline of frozen features" in page
+    assert "(AUROC)" not in page
 
 
 def leaky_split(smears, folder, monkeypatch):

@@ -69,8 +69,8 @@ def test_what_a_test_found_is_told_in_a_few_lines():
     }
     content = {
         "splits": {"train": {"global": figures()}, "test": {"global": figures(1200), "tier1": None}},
-        "baselines": {"colour": figures(auroc=0.9)},
-        "differences": {"global_less_colour": paired},
+        "baselines": {"colour": figures(auroc=0.9), "frozen": figures(auroc=0.95)},
+        "differences": {"global_less_colour": paired, "global_less_frozen": paired},
         "segmentation": {"split": "test", "dice": 0.5, "ci95": {"dice": [0.25, 0.75]}},
     }
     lines = headline_lines(content)
@@ -79,7 +79,9 @@ def test_what_a_test_found_is_told_in_a_few_lines():
         "  Global: accuracy 0.875 [0.804, 0.923], AUROC 0.963 [0.890, 0.988], sensitivity undefined, "
         "specificity 1.000 (no interval)",
         "  colours alone: accuracy 0.875 [0.804, 0.923], AUROC 0.900 [0.890, 0.988]",
-        "  Global less colours: AUROC +0.063 [-0.025, +0.119], accuracy +0.000 (no interval)",
+        "  Global less colours alone: AUROC +0.063 [-0.025, +0.119], accuracy +0.000 (no interval)",
+        "  frozen features: accuracy 0.875 [0.804, 0.923], AUROC 0.950 [0.890, 0.988]",
+        "  Global less frozen features: AUROC +0.063 [-0.025, +0.119], accuracy +0.000 (no interval)",
         "  masks: Dice 0.500 [0.250, 0.750] over all pixels",
     ]
     assert differences_line(paired) in lines[3]

@@ -8,7 +8,16 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from models.backbones import THIN, EfficientNetPyramid
-from models.frozen import STRENGTH, FrozenBackbone, fit_head
+from models.frozen import (
+    LINE,
+    STRENGTH,
+    FrozenBackbone,
+    FrozenLine,
+    fit_head,
+    frozen_chances,
+    frozen_lite0,
+    learn_line,
+)
 from models.inference import predict, see_none
 from models.network import Architecture
 from tests.test_lone import batch
@@ -65,3 +74,79 @@ def test_one_class_or_none_is_an_error_that_says_so(label):
     one.label = torch.full_like(one.label, label or 0)
     with pytest.raises(UserError, match="training images of both"):
         fit_head(frozen(), [[one]] if label is not None else [], CPU)
+
+
+# --- the line that a run keeps ---------------------------------------------------------------------------------------
+
+
+def test_a_run_s_line_says_afterwards_what_it_said_when_it_was_fitted(tmp_path):
+    unlabelled = batch(4)
+    unlabelled.label = torch.full_like(unlabelled.label, -1)
+    line = learn_line(tmp_path, [batch(), unlabelled], 64, CPU, count=2)
+    kept = LINE.read(tmp_path)
+    assert kept.images == line.images == 16 and kept.bias == line.bias and kept.backbone == line.backbone
+    assert np.array_equal(kept.weight, line.weight) and kept.weight.dtype == np.float32 and kept.weight.any()
+    network = fit_head(frozen_lite0(64), [[batch()]], CPU)  # not folded
+    with torch.no_grad():
+        expected = torch.sigmoid(torch.cat([network.head(network.features(one.rgb)) for one in (batch(), batch(6))]))
+    found = frozen_chances(kept, [batch(), batch(6)], 64, CPU)
+    np.testing.assert_allclose(found, expected[:, 0], atol=1e-4)
+    assert found.shape == (22,) and ((found[:16] > 0.5) == (batch().label > 0).numpy()).mean() > 0.9
+
+
+def test_larger_images_and_more_views_are_looked_at_as_the_network_looks_at_them(tmp_path):
+    line = learn_line(tmp_path, [batch()], 64, CPU)
+    network = fit_head(frozen_lite0(64), [[batch()]], CPU)
+    large = batch(4, size=96)
+    corners = [large.rgb[..., y : y + 64, x : x + 64] for y in (0, 32) for x in (0, 32)]
+    looks = [[part, part.flip(3)] for part in corners]
+    with torch.no_grad():
+        one, two = (
+            torch.stack([network.head(network.features(x))[:, 0] for look in looks for x in look[:views]]).mean(0)
+            for views in (1, 2)
+        )
+    np.testing.assert_allclose(frozen_chances(line, [large], 64, CPU), torch.sigmoid(one), atol=1e-4)
+    np.testing.assert_allclose(frozen_chances(line, [large], 64, CPU, views=2), torch.sigmoid(two), atol=1e-4)
+    assert not torch.allclose(one, two, atol=1e-3)
+
+
+def test_without_a_line_or_through_other_weights_there_is_no_verdict(tmp_path):
+    line = learn_line(tmp_path, [batch()], 64, CPU)
+    assert frozen_chances(None, [batch()], 64, CPU) is None
+    assert frozen_chances(line._replace(backbone="0" * 64), [batch()], 64, CPU) is None
+    assert frozen_chances(line._replace(weight=line.weight[1:]), [batch()], 64, CPU) is None
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_without_imagenet_weights_no_line_is_drawn_and_none_of_before_is_left(tmp_path, monkeypatch, capsys, damaged):
+    learn_line(tmp_path, [batch()], 64, CPU)
+
+    def none(tier):
+        if damaged:
+            raise UserError("weights.safetensors does not hold the weights")
+
+    monkeypatch.setattr("models.frozen.imagenet_backbone", none)
+    assert learn_line(tmp_path, [batch()], 64, CPU) is None and LINE.read(tmp_path) is None
+    assert ("no baseline of frozen features" in capsys.readouterr().err) == damaged
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"weight": np.full(5, np.nan, np.float32)},
+        {"weight": np.ones((5, 1), np.float32)},
+        {"weight": np.array(["a"])},
+        {"bias": np.inf},
+        {"bias": np.ones(2)},
+        {"images": "many"},
+        {"backbone": ["a", "b"]},
+    ],
+)
+def test_a_file_that_holds_no_line_is_named(tmp_path, changed):
+    sound = FrozenLine(np.ones(5, np.float32), 0.5, "0" * 64, 7)
+    LINE.write(tmp_path, sound)
+    assert LINE.read(tmp_path)._replace(weight=None) == sound._replace(weight=None)
+    LINE.write(tmp_path, sound._replace(**changed))
+    with pytest.raises(UserError, match=LINE.name) as caught:
+        LINE.read(tmp_path)
+    assert "frozen baseline" in caught.value.remedy

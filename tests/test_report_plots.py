@@ -120,7 +120,8 @@ def full(seed=3, n=60, rule="youden"):
             "patient": {"test": unit_verdicts(test, test.patient, **interval)},
         },
         "differences": {
-            "global_less_colour": {"split": "test", **difference(label, chance, colours, group, **interval)}
+            "global_less_colour": {"split": "test", **difference(label, chance, colours, group, **interval)},
+            "global_less_frozen": {"split": "test", **difference(label, chance, colours[::-1], group, **interval)},
         },
     }
     rows = [
@@ -128,7 +129,8 @@ def full(seed=3, n=60, rule="youden"):
                   prob={head: float(values[i]) for head, values in heads.items()})
         for i in range(n)
     ]  # fmt: skip
-    return report(metrics=metrics, images=rows, colours=colours.tolist()), label, chance
+    cheap = {"colour": colours.tolist(), "frozen": colours[::-1].tolist()}
+    return report(metrics=metrics, images=rows, baseline_chances=cheap), label, chance
 
 
 def test_the_page_marks_the_chosen_point_where_its_rates_are(tmp_path):
@@ -140,8 +142,8 @@ def test_the_page_marks_the_chosen_point_where_its_rates_are(tmp_path):
     roc = re.search(r'<svg[^>]*aria-label="ROC".*?</svg>', page.source, re.DOTALL)[0]
     place = f"M{LEFT + SIDE * x:.1f} {TOP + SIDE * (1 - y) - 6:.1f}"
     assert place in re.search(r"Global at the operating point</title>(.*?)</g>", roc, re.DOTALL)[1]
-    assert roc.count("colours alone") >= 1
-    assert len(re.findall("at the operating point</title>", roc)) == 4  # not the colours, which have none
+    assert roc.count("colours alone") >= 1 and roc.count("frozen features") >= 1
+    assert len(re.findall("at the operating point</title>", roc)) == 4  # not the baselines, which have none
     section = page.section("operating")
     assert (
         f"{threshold:.3g}" in section
@@ -182,18 +184,20 @@ def test_a_point_that_could_not_be_chosen_is_said(tmp_path):
     assert "diamond f7" not in page.source
 
 
+@pytest.mark.parametrize(("name", "title"), [("colour", "colours alone"), ("frozen", "frozen features")])
 @pytest.mark.parametrize(
     ("verdict", "said"),
     [
-        ("better", "Ranks images better than colours alone (AUROC)."),
-        ("worse", "Ranks images worse than colours alone (AUROC)."),
-        ("not shown", "Not shown to rank images better than colours alone (AUROC)."),
+        ("better", "Ranks images better than TITLE (AUROC)."),
+        ("worse", "Ranks images worse than TITLE (AUROC)."),
+        ("not shown", "Not shown to rank images better than TITLE (AUROC)."),
     ],
 )
-def test_the_first_screen_says_whether_global_beats_the_colours(tmp_path, verdict, said):
+def test_the_first_screen_says_whether_global_beats_each_baseline(tmp_path, verdict, said, name, title):
     given, *_ = full()
+    said = said.replace("TITLE", title)
     margin = {"value": 0.0625, "ci95": [-0.0125, 0.125]}
-    found = given.metrics["differences"]["global_less_colour"]
+    found = given.metrics["differences"][f"global_less_{name}"]
     found |= {"verdict": verdict, "auroc": margin, "accuracy": margin}
     head = page_of(tmp_path, given).section("headline")
     short = f"{said[:-1]}, which few groups decide."

@@ -23,7 +23,7 @@ from data.records import ANEMIC, HEALTHY, SmearRecord
 from data.runs import load_test_data, load_training_data
 from data.synthetic_writer import write_dataset
 from util.errors import UserError
-from util.runlog import SEVERITY_HEAD, RunFolder
+from util.runlog import BESIDE_SPLIT, SEVERITY_HEAD, RunFolder
 
 CPU = torch.device("cpu")
 SIDE = 64
@@ -297,14 +297,15 @@ def test_the_severity_is_learned_from_graded_images_of_the_train_side_alone(smea
     assert sum(data.grade_counts.values()) == len(expected)
 
 
-def test_a_new_run_removes_the_severity_that_an_earlier_one_learned(tmp_path):
+@pytest.mark.parametrize("name", [SEVERITY_HEAD, *BESIDE_SPLIT])
+def test_a_new_run_removes_what_an_earlier_one_learned(tmp_path, name):
     folder = RunFolder(str(tmp_path), "run")
     folder.folder.mkdir()
-    (folder.folder / SEVERITY_HEAD).write_text("{}")
+    (folder.folder / name).write_text("{}")
     with pytest.raises(UserError, match="already holds a run"):
         folder.check(resume=False, overwrite=False)
     folder.begin()
-    assert not (folder.folder / SEVERITY_HEAD).exists()
+    assert not (folder.folder / name).exists()
 
 
 @pytest.mark.parametrize("junk", [b"\x00\xff,,,\n", b"1,nan,open\n", b'"' + b"x" * 200_000])

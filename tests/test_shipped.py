@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import csv
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from data.datasets import open_dataset
 from data.leaks import find_leaks
 from data.manifest import read_manifest
 from data.splits import given_split
 from data.synthetic_writer import write_dataset
+from models.frozen import LINE, frozen_chances
 from models.saved import load_network
+from tests.test_lone import batch
 from util.errors import UserError
 from util.runlog import RunFolder
 
@@ -97,3 +101,12 @@ def test_the_shipped_weights_load_and_are_small():
         text = path.read_bytes()
         assert not any(place in text for place in (b"/home/", b"/root/", b"/tmp/", b"/work/")), path.name
     assert (folder / "README.md").read_text(encoding="utf-8").startswith("# Model card")
+
+
+def test_the_shipped_line_is_drawn_through_the_weights_that_are_installed():
+    line = LINE.read(REPOSITORY / "checkpoints/SEG")
+    chances = frozen_chances(line, [batch(4)], 64, torch.device("cpu"))
+    assert chances is not None and chances.shape == (4,) and len(set(chances)) == 4
+    with (REPOSITORY / "checkpoints/SEG/split.csv").open(newline="") as file:
+        known = [row for row in csv.DictReader(file) if row["split"] == "train" and row["label"]]
+    assert line.images == len(known)

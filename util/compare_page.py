@@ -20,7 +20,7 @@ from util.results import write_json
 
 _WORDS = {BETTER: "ranks images better than", WORSE: "ranks images worse than"}
 MOST_CURVES = 8  # more lines than styles cannot be told apart
-_CURVES = ("global", "tier1", "tier2", "tier3", "colours", "s3 dash", "s4 dot", "s5")
+_CURVES = ("global", "tier1", "tier2", "tier3", "colour", "s3 dash", "s4 dot", "s5")
 
 
 def write_comparison(folder: Path, comparison: Comparison) -> Path:

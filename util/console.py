@@ -74,7 +74,7 @@ def headline_lines(content: Mapping[str, Any]) -> list[str]:
     Returns:
         the lines; none where no image of a side had a label.
     """
-    from util.report_content import few_groups, no_claim
+    from util.report_content import BASELINES, few_groups, margin_over, no_claim
 
     splits = content["splits"]
     side = next((name for name in ("test", "val", "train") if (splits.get(name) or {}).get("global")), None)
@@ -87,11 +87,12 @@ def headline_lines(content: Mapping[str, Any]) -> list[str]:
         " 95% intervals by groups",
         f"  Global: {', '.join(_with_interval(scores, key) for key in keys)}",
     ]
-    difference = (content.get("differences") or {}).get("global_less_colour")
-    if difference and difference["split"] == side:
-        colours = content["baselines"]["colour"]
-        lines.append(f"  colours alone: {', '.join(_with_interval(colours, key) for key in keys[:2])}")
-        lines.append(f"  Global less colours: {differences_line(difference)}")
+    for name, title in BASELINES.items():
+        difference = (content.get("differences") or {}).get(margin_over(name))
+        if difference and difference["split"] == side:
+            baseline = content["baselines"][name]
+            lines.append(f"  {title}: {', '.join(_with_interval(baseline, key) for key in keys[:2])}")
+            lines.append(f"  Global less {title}: {differences_line(difference)}")
     masks = content.get("segmentation")
     if masks and masks["split"] == side:
         lines.append(f"  masks: {_with_interval(masks, 'dice')} over all pixels")

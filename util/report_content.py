@@ -33,6 +33,9 @@ METRICS = {
     "ece": "ECE",
 }
 
+# Classifiers that a network has to beat to have learned anything, by their names in metrics.json.
+BASELINES = {"colour": "colours alone", "frozen": "frozen features"}
+
 Tags = list[Any]
 
 
@@ -91,7 +94,8 @@ class Report:
         warnings: sentences that the reader must see first.
         options: name to value, or to {"value": ..., "default": ...}; then those that differ come first.
         cells: what Module-II found, or None where it did not run.
-        colours: probability of Anemic by colours alone, of the labelled images of the tested split in their order.
+        baseline_chances: probability of Anemic by each of ``BASELINES`` that was scored, of the labelled images of the
+            tested split in their order.
         gradcam: where the tiers looked in chosen images, or None where that was not asked for.
     """
 
@@ -103,7 +107,7 @@ class Report:
     warnings: list[str] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
     cells: CellGallery | None = None
-    colours: Sequence[float] | None = None
+    baseline_chances: Mapping[str, Sequence[float]] = field(default_factory=dict)
     gradcam: GradCams | None = None
 
 
@@ -199,6 +203,11 @@ def missing_of(report: Report, head: str) -> str:
     return NOT_OPENED if head in unopened(report) else NOT_EVALUATED
 
 
+def margin_over(baseline: str) -> str:
+    """The name in metrics.json of how much better Global is than a baseline."""
+    return f"global_less_{baseline}"
+
+
 def unopened(report: Report) -> list[str]:
     """Tiers that the tested weights had not opened: they stand in the metrics without figures."""
     splits = [scores for scores in (report.metrics.get("splits") or {}).values() if scores]
@@ -230,5 +239,5 @@ def baselines_of(report: Report, split: str) -> list[tuple[str, dict[str, Any]]]
         own = scores.get(split) if isinstance(scores.get(split), Mapping) else None
         own = own or (scores if split == headline_split(report) and any(key in scores for key in METRICS) else None)
         if own:
-            found.append((f"Baseline: {name}", dict(own)))
+            found.append((BASELINES.get(name, name).capitalize(), dict(own)))
     return found

@@ -19,7 +19,7 @@ from util.report_content import (
     unopened,
 )
 from util.report_parts import flat_interval_note, interval_bar, lead_of
-from util.report_verdicts import against_colours, rule_in_words, threshold_text
+from util.report_verdicts import against_baselines, rule_in_words, threshold_text
 
 CLASS_OF = {"specificity": 0, "sensitivity": 1}
 
@@ -47,7 +47,7 @@ def headline(report: Report) -> Tags:
     lead = f"Global is the fused output of {fused}. "
     found: Tags = [lead_of(lead, tags.b(f"{name} split"), f", 95% intervals.{seen}")]
     found += [tags.p(caution, cls="notice strong caution")] if caution else []
-    found += against_colours(report)
+    found += against_baselines(report)
     found.append(tags.div(*cards, cls="cards"))
     found += _at_operating_point(report, split)
     note = flat_interval_note([scores, masks])

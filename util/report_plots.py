@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from util.figures import CLASSES, HEADS, Axes, Drawing, counted, three_decimals
 from util.metrics import THRESHOLD
-from util.report_content import Report, Tags, headline_split, scores_of
+from util.report_content import BASELINES, Report, Tags, headline_split, scores_of
 from util.report_parts import lead_of, plot_panel
 
 Floats = NDArray[np.float64]
@@ -24,10 +24,10 @@ SIDE, LEFT, TOP, WIDTH = 300.0, 52.0, 34.0, 372.0
 BINS = 10
 FEWEST_IN_BIN = 10
 LEAST_STEP = 0.002  # of the plot's side: under one pixel
-STYLES = {"tier1": "s0 dash", "tier2": "s1 dot", "tier3": "s2 dash2", "global": "s7 strong", "colours": "s6 thin"}
+STYLES = {"tier1": "s0 dash", "tier2": "s1 dot", "tier3": "s2 dash2", "global": "s7 strong"}
+STYLES |= {"colour": "s6 thin", "frozen": "s3 thin"}
 MARKS = {"tier1": "f0", "tier2": "f1", "tier3": "f2", "global": "f7"}
-COLOURS = "colours"
-NAMES = {**HEADS, COLOURS: "colours alone"}
+NAMES = {**HEADS, **BASELINES}
 
 
 @dataclass
@@ -98,7 +98,7 @@ def square_plot(title: str, axes_names: tuple[str, str], curves: Sequence[Curve]
         else:
             drawing.line(LEFT, y - 4, LEFT + 30, y - 4, curve.style)
         drawing.text(LEFT + 38, y, curve.title, "small bold")
-        drawing.text(LEFT + 128, y, curve.note, "small")
+        drawing.text(LEFT + 144, y, curve.note, "small")
     return drawing.render()
 
 
@@ -212,8 +212,9 @@ def judged_rows(report: Report, split: str) -> tuple[NDArray[np.int64], dict[str
         for head in HEADS
         if rows and all(head in row.prob for row in rows)
     }
-    if report.colours is not None and len(report.colours) == len(rows):
-        chances["colours"] = np.asarray(report.colours, dtype=np.float64)
+    for name, said in report.baseline_chances.items():
+        if len(said) == len(rows):
+            chances[name] = np.asarray(said, dtype=np.float64)
     return label, chances
 
 
@@ -263,8 +264,8 @@ def _charts(report: Report, split: str, label: NDArray[np.int64], chances: Mappi
 def _notes(report: Report, split: str, head: str) -> list[str]:
     """What stands beside a head's name in the three legends, from metrics.json."""
     scores = scores_of(report, split, head)
-    if head == COLOURS:
-        scores = (report.metrics.get("baselines") or {}).get("colour") or {}
+    if head in BASELINES:
+        scores = (report.metrics.get("baselines") or {}).get(head) or {}
     named = {"AUROC": "auroc", "AP": "average_precision", "ECE (of the called class)": "ece"}
     return [f"{word} {three_decimals(scores.get(key))}" for word, key in named.items()]
 

@@ -33,6 +33,11 @@ from util.report_parts import figure_panel, flat_interval_note, lead_of, narrow_
 RESTAINED = {"grey": "grey", "stain_normalised": "normalised"}  # of metrics.json's robustness, and the page's words
 
 
+BASELINE_NOTE = (
+    " Colours alone and frozen features are no tiers but cheap classifiers of the same test images, fitted on the same"
+    " training images: a random forest that sees colour statistics only, and a line through what EfficientNet-Lite0"
+    " sees with its ImageNet weights. A network that does no better has learned little beyond these."
+)
 VALIDATION_NOTE = (
     " Validation figures are a little too good: how much each tier's voice weighs in the verdicts was fitted on these"
     " images, and by them the best weights are chosen."
@@ -73,6 +78,7 @@ def tier_table(report: Report) -> Tags:
         " error of the probability. ECE is the expected calibration error over ten bins of confidence (Guo et al. 2017;"
         " Naeini et al. 2015); few images raise it, which its interval does not mend. A dash is a figure that these"
         " images do not define, such as the AUROC where one class is absent."
+        + (BASELINE_NOTE if any(baselines_of(report, split) for split in splits) else "")
         + (VALIDATION_NOTE if splits.get("val") else ""),
         cls="footnote",
     )

@@ -1,4 +1,4 @@
-"""What follows from the figures: Global against colours alone, the operating point, whole groups, the worst errors."""
+"""What follows from the figures: cheap classifiers to beat, the operating point, whole groups, the worst errors."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from util.figures import CLASSES, EM_DASH, HEADS, SPLITS, counted, interval_text, is_number, three_decimals
 from util.metrics import THRESHOLD, THRESHOLD_METRICS
 from util.report_content import (
+    BASELINES,
     FEWEST_GROUPS,
     METRICS,
     ImageRow,
@@ -17,6 +18,7 @@ from util.report_content import (
     head_name,
     headline_split,
     link_to,
+    margin_over,
     no_claim,
     printable,
     scores_of,
@@ -27,29 +29,34 @@ from util.report_scores import BETTER, SPECIFICITY, WORSE, YOUDEN
 MOST_ERRORS = 12
 UNITS = {"group": "Groups", "patient": "Patients"}
 LARGEST_MIXED = 0.2  # of the units: where more are left out, those that remain are no longer the sample
-_SAID = {
-    BETTER: ("right", "Ranks images better than colours alone (AUROC)"),
-    WORSE: ("wrong", "Ranks images worse than colours alone (AUROC)"),
+_SAID = {BETTER: ("right", "Ranks images better than"), WORSE: ("wrong", "Ranks images worse than")}
+_NOT_SHOWN = ("unknown", "Not shown to rank images better than")
+_WHAT_IT_IS = {
+    "colour": "a random forest that sees colour statistics only",
+    "frozen": "a line through what EfficientNet-Lite0 sees with its ImageNet weights, none of which learned here",
 }
-_NOT_SHOWN = ("unknown", "Not shown to rank images better than colours alone (AUROC)")
 
 
-def against_colours(report: Report) -> Tags:
-    """In words, on the first screen: whether Global is shown to be better than a classifier of colours."""
+def against_baselines(report: Report) -> Tags:
+    """In words, on the first screen: whether Global is shown to be better than each of the cheap classifiers."""
+    differences = report.metrics.get("differences") or {}
+    found = {name: differences.get(margin_over(name)) for name in BASELINES}
+    return [_against(report, name, margin) for name, margin in found.items() if margin]
+
+
+def _against(report: Report, name: str, found: Mapping[str, Any]) -> Any:
     from dominate import tags
 
-    found = (report.metrics.get("differences") or {}).get("global_less_colour")
-    if not found:
-        return []
-    kind, words = _SAID.get(found.get("verdict"), _NOT_SHOWN)
+    kind, words = _SAID.get(found.get("verdict", ""), _NOT_SHOWN)
     scores = scores_of(report, found.get("split", "test"), "global")
+    why = ""
     if scores and no_claim(scores):
-        kind, words = _NOT_SHOWN[0], f"{_NOT_SHOWN[1]}: too few images or groups"
+        (kind, words), why = _NOT_SHOWN, ": too few images or groups"
     elif (few_groups(scores) or few_groups(found)) and kind != _NOT_SHOWN[0]:
-        kind, words = _NOT_SHOWN[0], f"{words}, which few groups decide"
+        kind, why = _NOT_SHOWN[0], ", which few groups decide"
     parts = [_signed(METRICS[key], found.get(key)) for key in ("auroc", "accuracy")]
-    said = "Global less a random forest that sees colour statistics only, on the same images: " + ", ".join(parts)
-    return [tags.p(tags.b(f"{words}.", cls=kind), f" {said}.", cls="panel margin")]
+    said = f"Global less {_WHAT_IT_IS[name]}, on the same images: {', '.join(parts)}"
+    return tags.p(tags.b(f"{words} {BASELINES[name]} (AUROC){why}.", cls=kind), f" {said}.", cls="panel margin")
 
 
 def _signed(name: str, scores: Mapping[str, Any] | None) -> str:

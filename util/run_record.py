@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from util.arrays import Arrays, damaged, read_arrays, write_arrays
+from util.files import unwritable
 
 Record = TypeVar("Record", bound="tuple[Any, ...]")  # a NamedTuple of arrays and numbers
 
@@ -51,3 +52,14 @@ class RecordFile(Generic[Record]):
             return self._checked(stored)
         except ValueError as error:
             raise damaged(path, str(error), **self._content) from error
+
+    def remove(self, folder: Path) -> None:
+        """Remove it, should it be there.
+
+        Raises:
+            UserError: it cannot be removed.
+        """
+        try:
+            (folder / self.name).unlink(missing_ok=True)
+        except OSError as error:
+            raise unwritable(folder / self.name, error) from None
