@@ -14,6 +14,7 @@ from models.network import HEAD_KEYS, TIER_NAMES
 from util.comparison import Resampled, over_folds
 from util.errors import UserError
 from util.files import atomic_write
+from util.report_content import LEAST_EFFECTIVE, LEAST_EFFECTIVE_OF_CLASS
 
 HEAD_TITLES = dict(zip(HEAD_KEYS, ("Tier-I", "Tier-II", "Tier-III", "Global"), strict=True))
 VIEW_TITLES = {"as_is": "as they are", "grey": "without colour", "stain_normalised": "stain-normalised"}
@@ -115,11 +116,11 @@ class Benchmark:
         """The folds of a variant's best-covered seed."""
         return max(({row["fold"] for row in rows} for rows in self.cells[split, variant].values()), key=len)
 
-    def same_images(self, split: str, other: str, seed: int, folds: set[int]) -> bool:
-        """Whether ours and another variant were tested on the same images, fold by fold."""
+    def same_images(self, split: str, one: str, other: str, seed: int, folds: set[int]) -> bool:
+        """Whether two variants were tested on the same images, fold by fold."""
         sides = [
             {row["fold"]: row["images"] for row in self.cells[split, variant][seed] if row["fold"] in folds}
-            for variant in (OURS, other)
+            for variant in (one, other)
         ]
         return sides[0] == sides[1]
 
@@ -194,25 +195,29 @@ def _line(variant: str, head: str, view: str, seeds: dict[int, dict[str, Resampl
 
 
 def _with_interval(score: Resampled, digits: int = 3) -> str:
-    ends = ", ".join(f"{end:.{digits}f}" for end in score.interval or ()) or "no interval"
+    known = score.sizes.effective >= LEAST_EFFECTIVE and score.sizes.fewest >= LEAST_EFFECTIVE_OF_CLASS
+    ends = ", ".join(f"{end:.{digits}f}" for end in (score.interval or ()) if known) or "no interval"
     return f"{score.value:.{digits}f} [{ends}]"
 
 
 def _differences(bench: Benchmark, split: str, variants: Sequence[str]) -> Iterator[str]:
-    """Global of the three-tier network less each of the others, on the folds and seeds that both have."""
-    if OURS not in variants or len(variants) < 2:
+    """Global of ours less each other variant, and each lone network less frozen features, where both were tested."""
+    pairs = [(OURS, other) for other in variants if other != OURS] if OURS in variants else []
+    pairs += [(lone, FROZEN) for lone in variants if lone in TIER_NAMES and FROZEN in variants]
+    if not pairs:
         return
-    yield "| Global of ours less | folds, seeds | AUROC | accuracy |"
+    yield "| on the same images | folds, seeds | AUROC | accuracy |"
     yield "|---|---|---|---|"
-    for other in variants:
-        folds = bench.folds(split, OURS) & bench.folds(split, other)
-        mine = bench.by_seed(split, OURS, GLOBAL, "as_is", folds)
+    for one, other in pairs:
+        folds = bench.folds(split, one) & bench.folds(split, other)
+        mine = bench.by_seed(split, one, GLOBAL, "as_is", folds)
         theirs = bench.by_seed(split, other, GLOBAL, "as_is", folds)
-        seeds = sorted(seed for seed in set(mine) & set(theirs) if bench.same_images(split, other, seed, folds))
-        if other == OURS or not seeds:
+        seeds = [seed for seed in sorted(set(mine) & set(theirs)) if bench.same_images(split, one, other, seed, folds)]
+        if not seeds:
             continue
-        pairs = {m: Resampled.mean([mine[s][m] - theirs[s][m] for s in seeds]) for m in ("auroc", "accuracy")}
-        yield f"| {other} | {len(folds)}, {len(seeds)} | {' | '.join(map(_with_interval, pairs.values()))} |"
+        less = {m: Resampled.mean([mine[s][m] - theirs[s][m] for s in seeds]) for m in ("auroc", "accuracy")}
+        names = f"{one}{', Global,' if one == OURS else ''} less {other}"
+        yield f"| {names} | {len(folds)}, {len(seeds)} | {' | '.join(map(_with_interval, less.values()))} |"
     yield ""
 
 

@@ -150,7 +150,35 @@ def test_the_tables_hold_the_means_over_folds_and_seeds(tmp_path):
 
     assert f"| ours | Global | as they are | 2, 2 | {mean('ours'):.3f} [" in text
     assert f"| colour | its own | as they are | 2, 2 | {mean('colour'):.3f} [" in text
-    assert f"| colour | 2, 2 | {mean('ours') - mean('colour'):.3f} [" in text
+    assert f"| ours, Global, less colour | 2, 2 | {mean('ours') - mean('colour'):.3f} [" in text
+
+
+def test_lone_networks_are_also_held_against_frozen_features(tmp_path):
+    names = ("EfficientNet", "frozen", "colour")
+    rows = [made(name, 0, skill, fold) for name, skill in zip(names, (3, 1, 2), strict=True) for fold in (1, 2)]
+    write_tables(rows, tmp_path)
+    text = (tmp_path / "tables.md").read_text()
+    auroc = {
+        name: np.mean(
+            [
+                roc_auc_score(row["labels"], np.array(row["logits"]["as_is"])[:, 3])
+                for row in rows
+                if row["variant"] == name
+            ]
+        )
+        for name in names
+    }
+    assert f"| EfficientNet less frozen | 2, 1 | {auroc['EfficientNet'] - auroc['frozen']:.3f} [" in text
+    assert text.count(" less ") == 1
+
+
+def test_two_groups_have_no_interval(tmp_path):
+    rows = [made(name, 0, skill, 1) for name, skill in (("ours", 3), ("frozen", 1))]
+    for row in rows:
+        row["groups"] = [f"block {index // 15}" for index in range(30)]
+    write_tables(rows, tmp_path)
+    lines = [line for line in (tmp_path / "tables.md").read_text().splitlines() if "1, 1 |" in line]
+    assert len(lines) == 6 and all(line.count("[no interval]") == 2 for line in lines)
 
 
 def test_a_seed_that_lacks_a_fold_is_left_out(tmp_path):
@@ -160,14 +188,14 @@ def test_a_seed_that_lacks_a_fold_is_left_out(tmp_path):
     assert folds == {1, 2} and set(bench.by_seed("group", "ours", "global", "as_is", folds)) == {0}
     write_tables(rows, tmp_path)  # ours and colour have no seed and fold in common
     assert "| ours | Global | as they are | 1, 2 |" in (tmp_path / "tables.md").read_text()
-    assert "| colour | 0" not in (tmp_path / "tables.md").read_text()
+    assert " less colour" not in (tmp_path / "tables.md").read_text()
 
 
 def test_figures_of_different_images_are_not_paired(tmp_path):
     ours, other = made("ours", 0, 2, 1), made("colour", 0, 2, 1)
     other["images"] = other["images"][::-1]
     write_tables([ours, other], tmp_path)
-    assert "| colour | 1, 1 |" not in (tmp_path / "tables.md").read_text()
+    assert " less colour" not in (tmp_path / "tables.md").read_text()
 
 
 def test_the_lone_networks_are_also_judged_together():
