@@ -180,7 +180,9 @@ def doors(folder):
     _door("test", *data, *run, *results, "--gradcam", "1", "--splits", "test")
     smear = next(path for path in Path("datasets").rglob("*.png") if path.parent.name == "Original_images")
     _door("predict", "--dataroot", str(smear), *run, *results)
-    return {"files": sorted(path.relative_to(folder / "results").as_posix() for path in folder.rglob("index.html"))}
+    baselines = json.loads((folder / "results/OTHER/test_latest/metrics.json").read_text())["baselines"]
+    files = sorted(path.relative_to(folder / "results").as_posix() for path in folder.rglob("index.html"))
+    return {"files": files, "baselines": [name for name, scores in baselines.items() if scores]}
 
 
 def _door(name, *arguments):

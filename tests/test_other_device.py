@@ -50,8 +50,9 @@ def test_a_checkpoint_crosses_over_once_for_each_kind_of_number(repository, tmp_
 
 @pytest.mark.slow
 def test_training_test_and_prediction_run_there(repository, tmp_path):
-    pages = asked(repository, tmp_path, "doors")["files"]
-    assert [page for page in pages if "cells" not in page] == [
+    found = asked(repository, tmp_path, "doors")
+    assert found["baselines"] == ["colour", "frozen"]
+    assert [page for page in found["files"] if "cells" not in page] == [
         "OTHER/predict_latest/index.html",
         "OTHER/test_latest/index.html",
     ]
