@@ -23,7 +23,7 @@ from models.inference import SmearBatch, predict, see_none
 from models.lone import Backbone, LoneBackbone
 from models.network import HEADS, Architecture, ThreeTierDCFNet
 from models.precision import precision
-from models.pretrained import imagenet_backbone
+from models.pretrained import packaged_backbone
 from util.arrays import Arrays
 from util.errors import UserError
 from util.run_record import RecordFile
@@ -133,16 +133,16 @@ LINE = RecordFile(
 
 
 def frozen_lite0(fine_size: int) -> FrozenBackbone | None:
-    """EfficientNet-Lite0 with ImageNet weights and a head that is not fitted yet; the network is not asked.
+    """EfficientNet-Lite0 with the ImageNet weights of a package and a head that is not fitted yet.
 
     Args:
         fine_size: side of the input, pixels.
 
     Returns:
-        It, or None where no usable weights are on this computer, which is said on stderr where there are damaged ones.
+        It, or None where the package is not installed or damaged; the latter is said on stderr.
     """
     try:
-        backbone = imagenet_backbone(TIER)
+        backbone = packaged_backbone(TIER)
     except UserError as error:
         print(f"warning: {error}\nwarning: so there is no baseline of frozen features", file=sys.stderr, flush=True)
         return None
@@ -162,7 +162,7 @@ def learn_line(
         count: how many batches there are, for the progress bar.
 
     Returns:
-        What was written; None where no ImageNet weights are on this computer, and then no file is there.
+        What was written; None where there are no ImageNet weights, and then no file is there.
 
     Raises:
         UserError: the images are of one class, or the file cannot be written.
@@ -199,7 +199,7 @@ def frozen_chances(
         views: see ``models.inference.predict``.
 
     Returns:
-        (N,) probabilities of Anemic; None where there is no line, or none through weights that are on this computer.
+        (N,) probabilities of Anemic; None where there is no line, or it was drawn through other weights than are here.
     """
     network = frozen_lite0(fine_size) if line is not None else None
     if line is None or network is None or _digest(network.rgb) != line.backbone:

@@ -125,20 +125,23 @@ def _published_starts(network: ThreeTierDCFNet, *, required: bool) -> dict[str, 
     return starts
 
 
-def imagenet_backbone(tier: int) -> nn.Module | None:
-    """A tier's (0-based) RGB backbone of the published size and without a tier before, with its ImageNet weights.
+def packaged_backbone(tier: int) -> nn.Module | None:
+    """A tier's (0-based) RGB backbone of the published size, without a tier before, with the weights of a package.
+
+    These are the same on every computer, which a cache's need not be.
 
     Returns:
-        It, on the CPU; None where no such weights are on this computer. The network is not asked.
+        It, on the CPU; None where no package has such weights, or it is not installed.
 
     Raises:
         UserError: they are damaged, or of another layout.
     """
-    found = PUBLISHED[tier].local()
-    if found is None:
+    package = PUBLISHED[tier].package
+    path = package.local() if package else None
+    if path is None:
         return None
     backbone = TIER_BACKBONES[tier](3, STANDARD)
-    _fill(backbone, found[1])
+    _fill(backbone, path)
     return backbone
 
 

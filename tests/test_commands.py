@@ -23,7 +23,7 @@ from sklearn.linear_model import LogisticRegression
 from data.splits import read_split, write_split
 from data.synthetic_writer import write_dataset
 from models.frozen import LINE
-from models.pretrained import imagenet_backbone
+from models.pretrained import packaged_backbone
 from util.checkpoint import load_checkpoint, save_checkpoint
 from util.errors import UserError
 
@@ -181,7 +181,7 @@ def test_the_frozen_baseline_is_the_line_that_the_training_drew(trained, tested,
     """Features, line and verdicts once more, by means of PyTorch and scikit-learn alone."""
     line = LINE.read(trained / "checkpoints" / "SEG")
     sides = {"train": "predictions_train.csv", "test": "predictions.csv"}
-    backbone, features, labels = imagenet_backbone(1).eval(), {}, {}
+    backbone, features, labels = packaged_backbone(1).eval(), {}, {}
     for side, name in sides.items():
         with (tested / name).open(newline="") as file:
             rows = list(csv.DictReader(file))

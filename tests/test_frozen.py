@@ -125,7 +125,7 @@ def test_without_imagenet_weights_no_line_is_drawn_and_none_of_before_is_left(tm
         if damaged:
             raise UserError("weights.safetensors does not hold the weights")
 
-    monkeypatch.setattr("models.frozen.imagenet_backbone", none)
+    monkeypatch.setattr("models.frozen.packaged_backbone", none)
     assert learn_line(tmp_path, [batch()], 64, CPU) is None and LINE.read(tmp_path) is None
     assert ("no baseline of frozen features" in capsys.readouterr().err) == damaged
 
