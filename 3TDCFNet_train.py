@@ -93,19 +93,19 @@ def run_epochs(options: Options, data: Any, session: Any, view: Any) -> None:
 
 
 def learn_from_the_end(options: Options, data: Any, session: Any, device: Any) -> None:
-    """After the last epoch: severity by cells, the line that tests compare with, what the training images are like."""
+    """After the last epoch: severity by cells, what the training images are like, the line that tests compare with."""
     from models.frozen import learn_line
     from models.grading import learn_severity_of_run
     from models.novelty import learn
     from util.runlog import BEST, LATEST
 
     learn_severity_of_run(options, data, session.folder, device)
-    batches, _ = data.whole(device)
-    learn_line(session.folder.folder, batches, options.fineSize, device, count=len(batches))
     for weights in map(session.folder.weights, (LATEST, BEST)):
         if weights.is_file():
             batches, groups = data.whole(device)
             learn(weights, batches, groups, device)
+    batches, _ = data.whole(device)
+    learn_line(session.folder.folder, batches, options.fineSize, device, count=len(batches))
 
 
 def train(options: Options, device: Any, ranks: Any) -> int:

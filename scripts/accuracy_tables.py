@@ -194,9 +194,14 @@ def _line(variant: str, head: str, view: str, seeds: dict[int, dict[str, Resampl
     return f"| {' | '.join(cells)} |"
 
 
+def _interval(score: Resampled) -> list[float]:
+    """The ends of the interval; none where there are too few groups for one to be believed."""
+    enough = score.sizes.effective >= LEAST_EFFECTIVE and score.sizes.fewest >= LEAST_EFFECTIVE_OF_CLASS
+    return (score.interval or []) if enough else []
+
+
 def _with_interval(score: Resampled, digits: int = 3) -> str:
-    known = score.sizes.effective >= LEAST_EFFECTIVE and score.sizes.fewest >= LEAST_EFFECTIVE_OF_CLASS
-    ends = ", ".join(f"{end:.{digits}f}" for end in (score.interval or ()) if known) or "no interval"
+    ends = ", ".join(f"{end:.{digits}f}" for end in _interval(score)) or "no interval"
     return f"{score.value:.{digits}f} [{ends}]"
 
 
@@ -230,7 +235,7 @@ def _plot(bench: Benchmark, path: Path) -> None:
         axes = figure.add_subplot(1, len(bench.splits), panel)
         bars = list(_bars(bench, split))[::-1]
         values = np.array([score.value for _, score in bars])
-        ends = np.array([score.interval or [score.value] * 2 for _, score in bars])
+        ends = np.array([_interval(score) or [score.value] * 2 for _, score in bars])
         reach = np.clip([values - ends[:, 0], ends[:, 1] - values], 0, None)
         axes.errorbar(values, range(len(bars)), xerr=reach, fmt="o", color="#0b5fa5", capsize=3)
         axes.set_yticks(range(len(bars)), [name for name, _ in bars] if panel == 1 else [""] * len(bars))

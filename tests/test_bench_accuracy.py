@@ -179,6 +179,21 @@ def test_two_groups_have_no_interval(tmp_path):
     write_tables(rows, tmp_path)
     lines = [line for line in (tmp_path / "tables.md").read_text().splitlines() if "1, 1 |" in line]
     assert len(lines) == 6 and all(line.count("[no interval]") == 2 for line in lines)
+    drawn = (tmp_path / "accuracy.svg").read_text()
+    for row in rows:
+        row["groups"] = [f"block {index // 2}" for index in range(30)]
+    write_tables(rows, tmp_path)
+    assert "[no interval]" not in (tmp_path / "tables.md").read_text()
+    assert drawn != (tmp_path / "accuracy.svg").read_text()  # whose marks now reach as far as the intervals
+
+
+def test_too_few_groups_of_one_class_have_no_interval(tmp_path):
+    row = made("ours", 0, 3, 1)
+    row["groups"] = ["one" if label else f"{index}" for index, label in enumerate(row["labels"])]
+    write_tables([row], tmp_path)
+    (line,) = [text for text in (tmp_path / "tables.md").read_text().splitlines() if "| Global | as they are" in text]
+    auroc, accuracy = line.split("|")[5:7]
+    assert "[no interval]" in auroc and "[no interval]" not in accuracy
 
 
 def test_a_seed_that_lacks_a_fold_is_left_out(tmp_path):

@@ -9,6 +9,8 @@ from sklearn.linear_model import LogisticRegression
 
 from models.backbones import THIN, EfficientNetPyramid
 from models.frozen import (
+    FEATURES,
+    LARGEST,
     LINE,
     STRENGTH,
     FrozenBackbone,
@@ -114,7 +116,6 @@ def test_without_a_line_or_through_other_weights_there_is_no_verdict(tmp_path):
     line = learn_line(tmp_path, [batch()], 64, CPU)
     assert frozen_chances(None, [batch()], 64, CPU) is None
     assert frozen_chances(line._replace(backbone="0" * 64), [batch()], 64, CPU) is None
-    assert frozen_chances(line._replace(weight=line.weight[1:]), [batch()], 64, CPU) is None
 
 
 @pytest.mark.parametrize("damaged", [False, True])
@@ -127,26 +128,42 @@ def test_without_imagenet_weights_no_line_is_drawn_and_none_of_before_is_left(tm
 
     monkeypatch.setattr("models.frozen.packaged_backbone", none)
     assert learn_line(tmp_path, [batch()], 64, CPU) is None and LINE.read(tmp_path) is None
-    assert ("no baseline of frozen features" in capsys.readouterr().err) == damaged
+    said = capsys.readouterr().err
+    assert "no baseline of frozen features" in said and ("does not hold the weights" in said) == damaged
 
 
 @pytest.mark.parametrize(
     "changed",
     [
-        {"weight": np.full(5, np.nan, np.float32)},
-        {"weight": np.ones((5, 1), np.float32)},
-        {"weight": np.array(["a"])},
+        {"weight": np.full(FEATURES, np.nan, np.float32)},
+        {"weight": np.full(FEATURES, 3e38, np.float32)},
+        {"weight": np.full(FEATURES, 1e300)},
+        {"weight": np.ones((FEATURES, 1), np.float32)},
+        {"weight": np.ones(FEATURES - 1, np.float32)},
+        {"weight": np.array(["a"] * FEATURES)},
         {"bias": np.inf},
+        {"bias": -1e300},
+        {"bias": np.longdouble("1e4000")},
         {"bias": np.ones(2)},
         {"images": "many"},
         {"backbone": ["a", "b"]},
+        {"backbone": 7},
     ],
 )
 def test_a_file_that_holds_no_line_is_named(tmp_path, changed):
-    sound = FrozenLine(np.ones(5, np.float32), 0.5, "0" * 64, 7)
+    sound = FrozenLine(np.ones(FEATURES, np.float32), 0.5, "0" * 64, 7)
     LINE.write(tmp_path, sound)
     assert LINE.read(tmp_path)._replace(weight=None) == sound._replace(weight=None)
     LINE.write(tmp_path, sound._replace(**changed))
     with pytest.raises(UserError, match=LINE.name) as caught:
         LINE.read(tmp_path)
     assert "frozen baseline" in caught.value.remedy
+
+
+def test_the_largest_line_that_a_file_may_hold_gives_probabilities(tmp_path):
+    line = learn_line(tmp_path, [batch()], 64, CPU)
+    assert frozen_lite0(64).head.in_features == FEATURES
+    for sign in (-1, 1):
+        LINE.write(tmp_path, line._replace(weight=np.full(FEATURES, sign * LARGEST, np.float32), bias=LARGEST))
+        chances = frozen_chances(LINE.read(tmp_path), [batch()], 64, CPU)
+        assert np.isfinite(chances).all() and (chances >= 0).all() and (chances <= 1).all()

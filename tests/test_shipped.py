@@ -90,10 +90,16 @@ def test_the_data_of_the_shipped_weights_leaks_nowhere(tmp_path):
     assert find_leaks(dataset.records, dataset.digests, rows, dataset.near) == []
 
 
-def test_the_shipped_weights_load_and_are_small():
-    folder = REPOSITORY / "checkpoints" / "SEG"
-    if not (folder / "shipped.json").is_file():
+@pytest.fixture
+def folder():
+    """Of the weights that came with the toolkit."""
+    found = REPOSITORY / "checkpoints" / "SEG"
+    if not (found / "shipped.json").is_file():
         pytest.skip("a run of one's own has taken the name SEG; the shipped weights were set aside")
+    return found
+
+
+def test_the_shipped_weights_load_and_are_small(folder):
     saved = load_network(folder / "latest_net_3TDCFNet.safetensors")
     assert saved.network.open_tiers == 3 and saved.network.draws_masks
     assert sum(path.stat().st_size for path in folder.iterdir()) < 40 * 2**20
@@ -103,10 +109,10 @@ def test_the_shipped_weights_load_and_are_small():
     assert (folder / "README.md").read_text(encoding="utf-8").startswith("# Model card")
 
 
-def test_the_shipped_line_is_drawn_through_the_weights_that_are_installed():
-    line = LINE.read(REPOSITORY / "checkpoints/SEG")
+def test_the_shipped_line_is_drawn_through_the_weights_that_are_installed(folder):
+    line = LINE.read(folder)
     chances = frozen_chances(line, [batch(4)], 64, torch.device("cpu"))
     assert chances is not None and chances.shape == (4,) and len(set(chances)) == 4
-    with (REPOSITORY / "checkpoints/SEG/split.csv").open(newline="") as file:
+    with (folder / "split.csv").open(newline="") as file:
         known = [row for row in csv.DictReader(file) if row["split"] == "train" and row["label"]]
     assert line.images == len(known)

@@ -35,6 +35,10 @@ METRICS = {
 
 # Classifiers that a network has to beat to have learned anything, by their names in metrics.json.
 BASELINES = {"colour": "colours alone", "frozen": "frozen features"}
+BASELINE_WORDS = {
+    "colour": "a random forest that sees colour statistics only",
+    "frozen": "a line through what EfficientNet-Lite0 sees with its ImageNet weights, none of which learned here",
+}
 
 Tags = list[Any]
 

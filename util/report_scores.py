@@ -1,4 +1,4 @@
-"""Figures beside the plain metrics: where Anemic begins, verdicts of whole groups, and the margin over colours alone.
+"""Figures beside the plain metrics: where Anemic begins, verdicts of whole groups, the margin over baselines.
 
 The operating point is chosen on validation images and only read off on the test images: a threshold chosen on what it
 is judged by looks better than it is.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from util import figures
@@ -18,6 +18,8 @@ from util.figures import (
     three_decimals,
 )
 from util.report_content import (
+    BASELINE_WORDS,
+    BASELINES,
     METRICS,
     Report,
     Tags,
@@ -33,11 +35,6 @@ from util.report_parts import figure_panel, flat_interval_note, lead_of, narrow_
 RESTAINED = {"grey": "grey", "stain_normalised": "normalised"}  # of metrics.json's robustness, and the page's words
 
 
-BASELINE_NOTE = (
-    " Colours alone and frozen features are no tiers but cheap classifiers of the same test images, fitted on the same"
-    " training images: a random forest that sees colour statistics only, and a line through what EfficientNet-Lite0"
-    " sees with its ImageNet weights. A network that does no better has learned little beyond these."
-)
 VALIDATION_NOTE = (
     " Validation figures are a little too good: how much each tier's voice weighs in the verdicts was fitted on these"
     " images, and by them the best weights are chosen."
@@ -78,11 +75,23 @@ def tier_table(report: Report) -> Tags:
         " error of the probability. ECE is the expected calibration error over ten bins of confidence (Guo et al. 2017;"
         " Naeini et al. 2015); few images raise it, which its interval does not mend. A dash is a figure that these"
         " images do not define, such as the AUROC where one class is absent."
-        + (BASELINE_NOTE if any(baselines_of(report, split) for split in splits) else "")
+        + _baseline_note([name for split in splits for name, _ in baselines_of(report, split)])
         + (VALIDATION_NOTE if splits.get("val") else ""),
         cls="footnote",
     )
     return [table, *([note] if note else []), explained]
+
+
+def _baseline_note(names: Sequence[str]) -> str:
+    """What the baselines among the rows are; nothing where there are none."""
+    titles = {key: title.capitalize() for key, title in BASELINES.items()}
+    what = [f"{title} ({BASELINE_WORDS[key]})" for key, title in titles.items() if title in names]
+    if not what:
+        return ""
+    return (
+        f" No tier but cheap, fitted on the same training images: {' and '.join(what)}. A network that does no better"
+        " has learned little."
+    )
 
 
 def _score_row(name: str, key: str, scores: Mapping[str, Any]) -> Any:

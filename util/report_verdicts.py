@@ -8,6 +8,7 @@ from typing import Any
 from util.figures import CLASSES, EM_DASH, HEADS, SPLITS, counted, interval_text, is_number, three_decimals
 from util.metrics import THRESHOLD, THRESHOLD_METRICS
 from util.report_content import (
+    BASELINE_WORDS,
     BASELINES,
     FEWEST_GROUPS,
     METRICS,
@@ -31,10 +32,6 @@ UNITS = {"group": "Groups", "patient": "Patients"}
 LARGEST_MIXED = 0.2  # of the units: where more are left out, those that remain are no longer the sample
 _SAID = {BETTER: ("right", "Ranks images better than"), WORSE: ("wrong", "Ranks images worse than")}
 _NOT_SHOWN = ("unknown", "Not shown to rank images better than")
-_WHAT_IT_IS = {
-    "colour": "a random forest that sees colour statistics only",
-    "frozen": "a line through what EfficientNet-Lite0 sees with its ImageNet weights, none of which learned here",
-}
 
 
 def against_baselines(report: Report) -> Tags:
@@ -55,7 +52,7 @@ def _against(report: Report, name: str, found: Mapping[str, Any]) -> Any:
     elif (few_groups(scores) or few_groups(found)) and kind != _NOT_SHOWN[0]:
         kind, why = _NOT_SHOWN[0], ", which few groups decide"
     parts = [_signed(METRICS[key], found.get(key)) for key in ("auroc", "accuracy")]
-    said = f"Global less {_WHAT_IT_IS[name]}, on the same images: {', '.join(parts)}"
+    said = f"Global less {BASELINE_WORDS[name]}, on the same images: {', '.join(parts)}"
     return tags.p(tags.b(f"{words} {BASELINES[name]} (AUROC){why}.", cls=kind), f" {said}.", cls="panel margin")
 
 
