@@ -99,13 +99,19 @@ def learn_from_the_end(options: Options, data: Any, session: Any, device: Any) -
     from models.novelty import learn
     from util.runlog import BEST, LATEST
 
-    learn_severity_of_run(options, data, session.folder, device)
-    for weights in map(session.folder.weights, (LATEST, BEST)):
-        if weights.is_file():
-            batches, groups = data.whole(device)
-            learn(weights, batches, groups, device)
-    batches, _ = data.whole(device)
-    learn_line(session.folder.folder, batches, options.fineSize, device, count=len(batches))
+    try:
+        learn_severity_of_run(options, data, session.folder, device)
+        for weights in map(session.folder.weights, (LATEST, BEST)):
+            if weights.is_file():
+                batches, groups = data.whole(device)
+                learn(weights, batches, groups, device)
+        batches, _ = data.whole(device)
+        learn_line(session.folder.folder, batches, options.fineSize, device, count=len(batches))
+    except KeyboardInterrupt:
+        print(
+            f"the weights are saved; what is learned after the last epoch is had by\n    {session.command_to_go_on()}"
+        )
+        raise
 
 
 def train(options: Options, device: Any, ranks: Any) -> int:
@@ -127,7 +133,8 @@ def train(options: Options, device: Any, ranks: Any) -> int:
     if not session.finish(time.perf_counter() - begun):
         return 3
     if ranks.first:
-        learn_from_the_end(options, data, session, device)
+        with out_of_memory_told(options.batchSize, **ways):
+            learn_from_the_end(options, data, session, device)
     return 0
 
 

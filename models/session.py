@@ -220,13 +220,14 @@ class TrainingSession:
     def how_to_go_on(self) -> str:
         """What to tell whoever asked the run to stop."""
         where = f"epoch {self.done + 1}" + (f", {self.begun['totals']['images']} images into it" if self.begun else "")
+        return f"stopped as asked in {where}; all is saved, nothing is lost. Go on with\n    {self.command_to_go_on()}"
+
+    def command_to_go_on(self) -> str:
+        """What to type to go on with this run."""
         options = f"--name {shlex.quote(self.folder.name)}"
         folder = self.folder.folder.parent
         options += f" --checkpoints_dir {shlex.quote(str(folder))}" if folder != Path("checkpoints") else ""
-        return (
-            f"stopped as asked in {where}; all is saved, nothing is lost. Go on with\n"
-            f"    python 3TDCFNet_train.py {options} --continue_train (and --gpu_ids)"
-        )
+        return f"python 3TDCFNet_train.py {options} --continue_train (and --gpu_ids)"
 
     def save_start(self) -> None:
         """Save the state of a run that begins, so that it can be gone on with from its first moment on."""

@@ -248,6 +248,24 @@ def test_the_frozen_baseline_is_the_line_that_the_training_drew(partly_labelled)
     assert "ImageNet weights, none of which learned here)" in page  # below the table
 
 
+def test_a_run_interrupted_after_its_last_epoch_says_how_to_have_the_rest(smears, tmp_path, monkeypatch, capsys):
+    def interrupted(*given, **more):
+        raise KeyboardInterrupt
+
+    line = f"--name END {TINY} --cells no --niter 1 --niter_decay 0"
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("models.frozen.learn_line", interrupted)
+        call("train", f"--dataroot {smears} {line}", patched, tmp_path)
+    run, said = tmp_path / "checkpoints/END", capsys.readouterr().out
+    weights = (run / "latest_net_3TDCFNet.safetensors").read_bytes()
+    told = next(text for text in said.splitlines() if "--continue_train" in text and "3TDCFNet_train.py" in text)
+    assert not (run / "frozen_line.npz").exists()
+    command = told.strip().removeprefix("python 3TDCFNet_train.py ").partition(" (and")[0]
+    assert call("train", f"{command} --gpu_ids -1", monkeypatch, tmp_path) == 0
+    assert (run / "frozen_line.npz").exists()
+    assert (run / "latest_net_3TDCFNet.safetensors").read_bytes() == weights
+
+
 def test_a_test_without_the_baselines_says_so(trained, smears, tmp_path, monkeypatch):
     shutil.copytree(trained / "checkpoints", tmp_path / "checkpoints")
     (tmp_path / "checkpoints" / "SEG" / "colour_statistics.npz").unlink()
