@@ -184,10 +184,12 @@ def _check_classes(side: Side, what: str) -> None:
         )
 
 
-def said(network: Any, batches: Any, device: torch.device, see_given: Any, views: int) -> list[list[float]]:
-    """Logits (N, 4), to six digits."""
-    logits = [prediction.logits for prediction in predict(network, batches, device, see_given, views=views)]
-    return [[float(f"{value:.6g}") for value in row] for row in torch.cat(logits).float().cpu().tolist()]
+def said(
+    network: Any, batches: Any, device: torch.device, see_given: Any, views: int, what: str = "logits"
+) -> list[list[float]]:
+    """Logits of the verdicts, or ``voices`` before they are weighed, (N, 4), to six digits."""
+    rows = [getattr(prediction, what) for prediction in predict(network, batches, device, see_given, views=views)]
+    return [[float(f"{value:.6g}") for value in row] for row in torch.cat(rows).float().cpu().tolist()]
 
 
 def judge(
@@ -225,6 +227,8 @@ def train_ours(data: FoldData, options: Options, device: torch.device, views: in
     return {
         "logits": judge(trainer.judge, data, test, device, trainer.see_given, views),
         "val_logits": said(trainer.judge, val, device, trainer.see_given, views),
+        "voices": said(trainer.judge, test, device, trainer.see_given, views, "voices"),
+        "val_voices": said(trainer.judge, val, device, trainer.see_given, views, "voices"),
         "weights": np.round(trainer.judge.weights.cpu().numpy(), 4).tolist(),
         "gates": session.gate.summary(),
         "starts": session.facts["starts"],

@@ -56,6 +56,10 @@ def test_it_trains_what_is_missing_tests_every_image_once_and_writes_tables(tmp_
     assert set(ours["logits"]) == {"as_is", "grey", "stain_normalised"}
     assert np.array(ours["logits"]["grey"]).shape == (len(ours["images"]), 4)
     assert ours["starts"]["tier1"].startswith("random weights")
+    weights = np.array(ours["weights"])
+    for voices, verdicts in ((ours["voices"], ours["logits"]["as_is"]), (ours["val_voices"], ours["val_logits"])):
+        np.testing.assert_allclose(np.array(voices) @ weights.T, verdicts, atol=1e-3)
+    assert not np.allclose(ours["voices"], ours["logits"]["as_is"])
     assert "ours | Tier-II" in (tmp_path / "tables.md").read_text()
     assert (tmp_path / "accuracy.svg").read_text().startswith("<?xml")
 
