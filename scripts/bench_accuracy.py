@@ -9,8 +9,9 @@ Every variant is trained on the same grouped folds, with the same augmentation, 
 once a seed (by blocks: at most once, see data.splits). The three tiers use the validation images to weigh their voices,
 so their validation figures flatter them beside the lone networks', which use them for nothing. The variant frozen is
 logistic regression on features of EfficientNet as it starts, which does not learn. Runs that OUT/runs.jsonl
-already holds are not repeated, so that a stopped benchmark goes on where it was. All other options are those of
-3TDCFNet_train.py and hold for every variant.
+already holds are not repeated, so that a stopped benchmark goes on where it was. Rows of the three tiers hold what each
+tier says before it is weighed, on all three sides, and the validation groups: other ways to weigh can be compared
+without another training. All other options are those of 3TDCFNet_train.py and hold for every variant.
 """
 
 from __future__ import annotations
@@ -144,7 +145,7 @@ class FoldData:
 
         train, val, test = (parts[side] for side in ("train", "val", "test"))
         if split_by == "blocks":
-            test = Side(test.records, block_ids(test.records, test.groups, options.block_size))
+            val, test = (Side(s.records, block_ids(s.records, s.groups, options.block_size)) for s in (val, test))
         for name, part in (("train", train), ("val", val), ("test", test)):
             _check_classes(part, f"the {name} side of fold {fold} by {split_by}")
         return cls(train, val, test, decoded(train, val), decoded(test), rows_digest(rows))
@@ -224,11 +225,16 @@ def train_ours(data: FoldData, options: Options, device: torch.device, views: in
         session.warm_start(train, options.distil_epochs)
         epochs = [session.run_epoch(epoch, train, val)[0] for epoch in session.epochs()]
     trainer = session.trainer
+
+    def heard(batches: BatchLoader, what: str = "logits") -> list[list[float]]:
+        return said(trainer.judge, batches, device, trainer.see_given, views, what)
+
     return {
         "logits": judge(trainer.judge, data, test, device, trainer.see_given, views),
-        "val_logits": said(trainer.judge, val, device, trainer.see_given, views),
-        "voices": said(trainer.judge, test, device, trainer.see_given, views, "voices"),
-        "val_voices": said(trainer.judge, val, device, trainer.see_given, views, "voices"),
+        "val_logits": heard(val),
+        "voices": heard(test, "voices"),
+        "val_voices": heard(val, "voices"),
+        "train_voices": heard(data.unchanged(options, device), "voices"),
         "weights": np.round(trainer.judge.weights.cpu().numpy(), 4).tolist(),
         "gates": session.gate.summary(),
         "starts": session.facts["starts"],
@@ -317,6 +323,8 @@ def run_job(job: Job, data: FoldData, options: Options, device: torch.device, vi
         "images": [record.name for record in data.test.records],
         "labels": [record.label for record in data.test.records],
         "val_labels": [record.label for record in data.val.records],
+        "val_groups": data.val.groups,
+        "train_labels": [record.label for record in data.train.records],
         "groups": data.test.groups,
         **result,
     }

@@ -60,8 +60,20 @@ def test_it_trains_what_is_missing_tests_every_image_once_and_writes_tables(tmp_
     for voices, verdicts in ((ours["voices"], ours["logits"]["as_is"]), (ours["val_voices"], ours["val_logits"])):
         np.testing.assert_allclose(np.array(voices) @ weights.T, verdicts, atol=1e-3)
     assert not np.allclose(ours["voices"], ours["logits"]["as_is"])
+    assert np.array(ours["train_voices"]).shape == (len(ours["train_labels"]), 4)
+    assert len(ours["train_labels"]) + len(ours["val_labels"]) + len(ours["labels"]) == 40
+    assert len(ours["val_groups"]) == len(ours["val_labels"])
     assert "ours | Tier-II" in (tmp_path / "tables.md").read_text()
     assert (tmp_path / "accuracy.svg").read_text().startswith("<?xml")
+
+
+def test_by_blocks_the_groups_of_validation_and_test_are_blocks(tmp_path):
+    done = bench(tmp_path, "--variants", "colour", "--splits", "blocks", "--block_size", "5", "--only_folds", "1")
+    assert done.returncode == 0, done.stderr
+    (row,) = read_runs(tmp_path / "runs.jsonl")
+    tested, validated = set(row["groups"]), set(row["val_groups"])
+    assert 1 < len(tested) < len(row["groups"]) and len(validated) < len(row["val_groups"])  # 40 images of 40 groups
+    assert not tested & validated
 
 
 def test_frozen_features_are_judged_as_the_networks_are(tmp_path, monkeypatch):
