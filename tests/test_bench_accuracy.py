@@ -60,7 +60,9 @@ def test_it_trains_what_is_missing_tests_every_image_once_and_writes_tables(tmp_
     for voices, verdicts in ((ours["voices"], ours["logits"]["as_is"]), (ours["val_voices"], ours["val_logits"])):
         np.testing.assert_allclose(np.array(voices) @ weights.T, verdicts, atol=1e-3)
     assert not np.allclose(ours["voices"], ours["logits"]["as_is"])
-    assert np.array(ours["train_voices"]).shape == (len(ours["train_labels"]), 4)
+    learned = np.array(ours["train_voices"])
+    assert learned.shape == (len(ours["train_labels"]), 4)
+    assert learned[:, 0].any() and not learned[:, 1:3].any()  # closed tiers are silent; their verdicts would not be
     assert len(ours["train_labels"]) + len(ours["val_labels"]) + len(ours["labels"]) == 40
     assert len(ours["val_groups"]) == len(ours["val_labels"])
     assert "ours | Tier-II" in (tmp_path / "tables.md").read_text()
